@@ -1,0 +1,74 @@
+//! Exit codes, and the one place that prints an error.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// How a command ended. Each has a documented exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// 0: done.
+    Done,
+    /// 3: finished, but a gate failed (truncation share, determinism check, `compare` says worse).
+    GateFailed,
+    /// 130: interrupted by the user; the journal is safe and the same command resumes.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Done => Self::SUCCESS,
+            Exit::GateFailed => Self::from(3),
+            Exit::Interrupted => Self::from(130),
+        }
+    }
+}
+
+/// Marks an error as the user's usage or configuration: exit code 2 instead of 1.
+///
+/// Attach it with `.context(UsageError)` or wrap an error in [`usage`].
+#[derive(Debug)]
+struct UsageError(anyhow::Error);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for UsageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Wraps an error so that the program ends with exit code 2 (wrong usage or configuration).
+pub(super) fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    anyhow::Error::new(UsageError(error.into()))
+}
+
+/// Prints the error of a failed command and maps the outcome to its exit code.
+pub(super) fn report(outcome: anyhow::Result<Exit>) -> ExitCode {
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // A closed stderr leaves nobody to tell; the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            if error.chain().any(|cause| cause.is::<UsageError>()) {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Prints clap's message (help and version are not errors) and maps it to its exit code.
+pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::SUCCESS
+    }
+}

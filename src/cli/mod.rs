@@ -1,0 +1,54 @@
+//! The command line: the only room that knows clap, and the only one that prints.
+//!
+//! One file per subcommand. Each lowers its flags twice: clap's struct is parsed without touching
+//! the disk, then resolved once into the configuration that the rooms below take. Results go to
+//! stdout, progress and messages to stderr.
+//!
+//! To add a subcommand: one file here with a `clap::Args` struct and a `run` function, one variant
+//! in [`Command`], one arm in [`Command::run`].
+
+mod completions;
+mod exit;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// Evaluate, merge, convert and train small mathematical reasoners.
+#[derive(Parser)]
+#[command(name = "micota", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Completions(completions::Args),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Completions(args) => Ok(completions::run(&args)),
+        }
+    }
+}
+
+/// Runs `micota` with the given arguments (the program's name first) and returns its exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => exit::report(cli.command.run()),
+        Err(error) => exit::report_usage(&error),
+    }
+}
+
+/// Runs `micota-eval`, which is `micota eval` under the name that people type.
+pub fn run_eval(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_else(|| "micota".into());
+    run([program, "eval".into()].into_iter().chain(args))
+}

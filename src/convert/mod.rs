@@ -1,0 +1,1 @@
+//! Checkpoints to GGUF and back, and quantisation.

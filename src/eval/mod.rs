@@ -1,0 +1,1 @@
+//! Runs: tasks x engine x graders. Requests, journal and resume, results and sample files.

@@ -1,0 +1,1 @@
+//! Grading: extraction, normalisation, equality, filters, metrics. Values in, verdicts out; no I/O.

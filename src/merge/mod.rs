@@ -1,0 +1,1 @@
+//! Merging checkpoints tensor by tensor, streaming, with bounded memory.

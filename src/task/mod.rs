@@ -1,0 +1,1 @@
+//! Task definitions: YAML, data sources, prompts, few-shot examples, chat templates.
