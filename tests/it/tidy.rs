@@ -39,9 +39,9 @@ fn rooms_named(text: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for found in pattern.captures_iter(text) {
         let named = &found[1];
-        if named.starts_with('{') {
+        if let Some(group) = named.strip_prefix('{') {
             rooms.extend(
-                named[1..]
+                group
                     .split(',')
                     .filter_map(|p| word.find(p))
                     .map(|m| m.as_str().to_owned()),
