@@ -1,5 +1,6 @@
 //! One integration binary, a module per subject.
 //!
+//! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `shared`: where golden data lies, if it does.
 //! - `tidy`: the rules of style that a machine can check.
 
@@ -10,6 +11,6 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(missing_docs, reason = "tests are read by name")]
 
-#[allow(dead_code, reason = "until the first golden test uses it")]
+mod quant_blocks;
 mod shared;
 mod tidy;
