@@ -1,6 +1,7 @@
 //! One integration binary, a module per subject.
 //!
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
+//! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `shared`: where golden data lies, if it does.
 //! - `tidy`: the rules of style that a machine can check.
 
@@ -11,6 +12,7 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(missing_docs, reason = "tests are read by name")]
 
+mod eval_components;
 mod quant_blocks;
 mod shared;
 mod tidy;
