@@ -1,5 +1,6 @@
 //! One integration binary, a module per subject.
 //!
+//! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `shared`: where golden data lies, if it does.
@@ -13,6 +14,7 @@
 #![allow(missing_docs, reason = "tests are read by name")]
 
 mod eval_components;
+mod legacy_grading;
 mod quant_blocks;
 mod shared;
 mod tidy;
