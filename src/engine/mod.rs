@@ -1,12 +1,39 @@
 //! Inference: paged KV cache, continuous batching, sampling; executors behind [`ModelRunner`].
 //!
 //! `scheduler` and `block_manager` are pure: values in, values out, no tensor type. The loop in
-//! `engine` ties them to a runner. This room knows neither tasks nor answers.
+//! `core` ties them to a runner. This room knows neither tasks nor answers.
 
 mod completion;
+mod error;
 mod request;
-mod runner;
+mod statistics;
 
+mod core;
+mod generation;
+
+mod block_manager;
+mod scheduler;
+mod sequence;
+mod speculation;
+
+mod detokenizer;
+mod sampler;
+mod stops;
+
+mod runner;
+mod scripted;
+
+#[cfg(test)]
+mod simulation;
+
+pub use self::core::{Engine, EngineConfig, Event, RunOutcome};
 pub use completion::{Completion, FinishReason, TokenLogprob};
+pub use detokenizer::Detokenizer;
+pub use error::{EngineError, RequestError};
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};
+pub use sampler::SamplerError;
+pub use scripted::ScriptedRunner;
+pub use speculation::Speculation;
+pub use statistics::{Progress, Statistics};
+pub use stops::cut_at_stop_strings;

@@ -1,7 +1,7 @@
 //! The seam between scheduling and arithmetic: one step of the model over a mixed batch.
 
 /// One sequence's share of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepSequence {
     /// Index of its first row in [`StepInput::token_ids`].
     pub first_row: usize,
