@@ -1,3 +1,23 @@
 //! Model files on disk, memory-mapped and checked: Hugging Face folders, GGUF, tokenizers.
 //!
-//! This room reads and writes bytes; it knows no model family and computes nothing.
+//! [`Checkpoint::open`] takes either kind of model; [`Tokenizer::from_checkpoint`] reads its
+//! tokenizer. This room reads and writes bytes; it knows no model family and computes nothing.
+//! Every length, offset, count and depth that a file states is checked before it is used.
+
+mod checkpoint;
+mod dtype;
+mod error;
+mod fingerprint;
+mod folder;
+mod gguf;
+mod json;
+mod mmap;
+mod safetensors;
+mod tokenizer;
+
+pub use checkpoint::{Checkpoint, Source, TensorView};
+pub use dtype::DType;
+pub use error::{FormatError, GgufFault, SafetensorsFault};
+pub use gguf::{GgufArray, GgufMetadata, GgufType, GgufValue};
+pub use safetensors::{PlannedTensor, SafetensorsFile, SafetensorsWriter};
+pub use tokenizer::Tokenizer;

@@ -4,6 +4,7 @@
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `shared`: where golden data lies, if it does.
+//! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
 
 #![allow(
@@ -18,3 +19,4 @@ mod legacy_grading;
 mod quant_blocks;
 mod shared;
 mod tidy;
+mod tokenizers;
