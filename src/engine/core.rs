@@ -1,7 +1,6 @@
 //! The loop: requests in, steps of the runner, completions out.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use super::scheduler::{ScheduledRows, Scheduler, SchedulerLimits, StepPlan};
 use super::sequence::{Sequence, SequenceId};
 use super::speculation::propose;
 use super::{
-    Completion, Detokenizer, EngineError, ModelRunner, Progress, Request, RequestError,
+    Completion, Detokenizer, EngineError, ModelRunner, Occupancy, Request, RequestError,
     Speculation, Statistics, StepInput, StepSequence,
 };
 
@@ -30,31 +29,6 @@ pub struct EngineConfig {
     pub prefix_caching: bool,
     /// Guessing ahead when few sequences are left; `None` never guesses.
     pub speculation: Option<Speculation>,
-}
-
-/// What [`Engine::run`] tells its caller, who answers whether to go on.
-#[derive(Debug)]
-pub enum Event {
-    /// A request cannot run; it will not be heard of again. Sent before the first step.
-    Refused {
-        /// [`Request::id`].
-        request_id: u64,
-        /// Why.
-        error: RequestError,
-    },
-    /// A sample is finished.
-    Completed(Completion),
-    /// A step is done.
-    Progress(Progress),
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunOutcome {
-    /// Every request was completed or refused.
-    Finished,
-    /// The caller broke off; unfinished requests are dropped and the engine can run again.
-    Cancelled,
 }
 
 /// An inference engine: one model, one KV pool, any number of requests.
@@ -246,56 +220,6 @@ impl Engine {
         Ok(completions)
     }
 
-    /// Runs all `requests` to their end. `tell` hears of every refusal, completion and step, and
-    /// cancels the run by answering [`ControlFlow::Break`].
-    ///
-    /// # Errors
-    /// As [`Self::step`].
-    pub fn run(
-        &mut self,
-        requests: impl IntoIterator<Item = Request>,
-        tell: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<RunOutcome, EngineError> {
-        let begin = Instant::now();
-        let before = self.statistics;
-        let mut progress = Progress {
-            kv_blocks_total: self.runner.num_blocks(),
-            ..Progress::default()
-        };
-        for request in requests {
-            let (request_id, n) = (request.id, request.params.n);
-            match self.submit(request) {
-                Ok(()) => progress.total += n,
-                Err(error) => {
-                    if tell(Event::Refused { request_id, error }).is_break() {
-                        self.cancel();
-                        return Ok(RunOutcome::Cancelled);
-                    }
-                }
-            }
-        }
-        while self.has_unfinished() {
-            for completion in self.step()? {
-                progress.done += 1;
-                if tell(Event::Completed(completion)).is_break() {
-                    self.cancel();
-                    return Ok(RunOutcome::Cancelled);
-                }
-            }
-            progress.running = self.scheduler.num_running();
-            progress.waiting = self.scheduler.num_waiting();
-            progress.generated_tokens = self.statistics.generated_tokens - before.generated_tokens;
-            progress.prefill_tokens = self.statistics.prefill_tokens - before.prefill_tokens;
-            progress.kv_blocks_used = self.num_used_blocks();
-            progress.elapsed = begin.elapsed();
-            if tell(Event::Progress(progress)).is_break() {
-                self.cancel();
-                return Ok(RunOutcome::Cancelled);
-            }
-        }
-        Ok(RunOutcome::Finished)
-    }
-
     /// Drops everything unfinished; its blocks are free again.
     pub fn cancel(&mut self) {
         self.scheduler.cancel_all();
@@ -303,7 +227,17 @@ impl Engine {
         self.unfinished.clear();
     }
 
-    pub(super) fn num_used_blocks(&self) -> usize {
+    /// Who is where right now.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            running: self.scheduler.num_running(),
+            waiting: self.scheduler.num_waiting(),
+            kv_blocks_used: self.num_used_blocks(),
+            kv_blocks_total: self.runner.num_blocks(),
+        }
+    }
+
+    fn num_used_blocks(&self) -> usize {
         self.runner.num_blocks() - self.scheduler.manager().num_free()
     }
 
@@ -489,5 +423,245 @@ impl Engine {
         }
         completions.push(generation.complete(&sequence, ended, now));
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{FinishReason, RunnerError, SamplerError, SamplingParams, ScriptedRunner};
+
+    /// Each token is one digit.
+    struct Digits;
+
+    impl Detokenizer for Digits {
+        fn append_token_bytes(&self, token_id: u32, bytes: &mut Vec<u8>) {
+            bytes.push(b'0' + (token_id % 10) as u8);
+        }
+    }
+
+    const CONFIG: EngineConfig = EngineConfig {
+        max_model_len: 32,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 16,
+        prefix_caching: true,
+        speculation: None,
+    };
+
+    /// 8 blocks of 4 positions.
+    fn engine(config: EngineConfig) -> Engine {
+        let runner = ScriptedRunner::new(10, 4, 8, 1);
+        Engine::new(Box::new(runner), Arc::new(Digits), config).unwrap()
+    }
+
+    fn request(id: u64, prompt_tokens: usize, max_gen_toks: usize) -> Request {
+        Request {
+            id,
+            prompt_token_ids: vec![3; prompt_tokens],
+            params: SamplingParams {
+                max_gen_toks,
+                ..SamplingParams::default()
+            },
+        }
+    }
+
+    fn finish_all(engine: &mut Engine) -> Vec<Completion> {
+        let mut completions = Vec::new();
+        while engine.has_unfinished() {
+            completions.extend(engine.step().unwrap());
+        }
+        completions
+    }
+
+    #[test]
+    fn a_budget_beyond_the_context_is_shortened_and_counted() {
+        let mut engine = engine(CONFIG);
+        engine.submit(request(1, 20, 100)).unwrap();
+        engine.submit(request(2, 20, 12)).unwrap();
+        for completion in finish_all(&mut engine) {
+            assert_eq!(completion.finish_reason, FinishReason::Length);
+            assert_eq!(completion.max_gen_toks_effective, 12);
+            assert_eq!(completion.token_ids.len(), 12);
+        }
+        assert_eq!(engine.statistics().clamped_requests, 1);
+    }
+
+    #[test]
+    fn a_prompt_that_leaves_no_room_is_refused_with_the_numbers() {
+        let mut engine = engine(CONFIG);
+        engine.submit(request(1, 31, 9)).unwrap();
+        let error = engine.submit(request(2, 32, 9)).unwrap_err();
+        assert_eq!(
+            error,
+            RequestError::PromptTooLong {
+                prompt_tokens: 32,
+                max_model_len: 32
+            }
+        );
+        assert_eq!(finish_all(&mut engine).len(), 1);
+        assert_eq!(engine.statistics().refused_requests, 1);
+    }
+
+    #[test]
+    fn a_request_larger_than_the_pool_is_refused_with_the_numbers() {
+        let mut engine = engine(EngineConfig {
+            max_model_len: 64,
+            ..CONFIG
+        });
+        // 33 positions are computed at most; the 34th token is only sampled.
+        engine.submit(request(1, 20, 13)).unwrap();
+        let error = engine.submit(request(2, 20, 14)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "20 prompt tokens and 14 new ones need 9 KV blocks of 4 tokens and the pool has 8; raise \
+             the KV memory or lower max_gen_toks"
+        );
+        assert_eq!(finish_all(&mut engine)[0].token_ids.len(), 13);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let mut engine = engine(CONFIG);
+        engine.submit(request(1, 2, 2)).unwrap();
+        let refused = |engine: &mut Engine, request| engine.submit(request).unwrap_err();
+        let error = refused(&mut engine, request(1, 2, 2));
+        assert_eq!(error, RequestError::DuplicateId);
+        let error = refused(&mut engine, request(2, 0, 2));
+        assert_eq!(error, RequestError::EmptyPrompt);
+        let mut unknown = request(3, 2, 2);
+        unknown.prompt_token_ids[1] = 10;
+        let error = refused(&mut engine, unknown);
+        assert!(matches!(
+            error,
+            RequestError::UnknownToken { position: 1, .. }
+        ));
+        let error = refused(&mut engine, request(4, 2, 0)).to_string();
+        assert_eq!(error, "max_gen_toks is 0, expected at least 1");
+    }
+
+    #[test]
+    fn samples_share_their_prompt_and_differ_by_their_draws() {
+        let mut engine = engine(CONFIG);
+        let mut several = request(1, 11, 5);
+        several.params.n = 3;
+        several.params.temperature = 1.0;
+        engine.submit(several).unwrap();
+        let mut completions = finish_all(&mut engine);
+        completions.sort_by_key(|completion| completion.sample_index);
+        let texts: Vec<_> = completions.iter().map(|c| c.text.as_str()).collect();
+        assert_eq!(texts.len(), 3);
+        assert!(texts[1..].iter().all(|&text| text != texts[0]), "{texts:?}");
+        let statistics = engine.statistics();
+        assert_eq!(statistics.prefill_tokens, 11);
+        assert_eq!(statistics.prompt_tokens, 33);
+        assert_eq!(statistics.prefix_hit_tokens, 22);
+    }
+
+    #[test]
+    fn a_shared_beginning_is_computed_once_even_when_all_arrive_together() {
+        let mut engine = engine(CONFIG);
+        for id in 0..4 {
+            let mut request = request(id, 9, 2);
+            request.prompt_token_ids[8] = id as u32;
+            engine.submit(request).unwrap();
+        }
+        finish_all(&mut engine);
+        assert_eq!(engine.statistics().prefill_tokens, 9 + 3);
+    }
+
+    #[test]
+    fn cancelling_frees_everything_and_the_engine_goes_on() {
+        let mut engine = engine(CONFIG);
+        engine.submit(request(1, 8, 8)).unwrap();
+        engine.submit(request(2, 8, 8)).unwrap();
+        engine.step().unwrap();
+        assert!(engine.occupancy().kv_blocks_used > 0);
+        engine.cancel();
+        engine.check_invariants();
+        assert_eq!(engine.occupancy().kv_blocks_used, 0);
+        assert!(!engine.has_unfinished());
+        engine.submit(request(1, 8, 8)).unwrap();
+        assert_eq!(finish_all(&mut engine).len(), 1);
+    }
+
+    #[test]
+    fn the_longest_budget_is_admitted_first() {
+        let mut engine = engine(EngineConfig {
+            max_num_seqs: 1,
+            ..CONFIG
+        });
+        for (id, max_gen_toks) in [(1, 2), (2, 5), (3, 3)] {
+            engine.submit(request(id, 4, max_gen_toks)).unwrap();
+        }
+        let order: Vec<_> = finish_all(&mut engine)
+            .iter()
+            .map(|c| c.request_id)
+            .collect();
+        assert_eq!(order, [2, 3, 1]);
+    }
+
+    /// A runner whose logits are all the same value, or too few.
+    struct Broken {
+        value: f32,
+        short: bool,
+    }
+
+    impl ModelRunner for Broken {
+        fn vocab_size(&self) -> usize {
+            10
+        }
+        fn block_size(&self) -> usize {
+            4
+        }
+        fn num_blocks(&self) -> usize {
+            8
+        }
+        fn is_batch_invariant(&self) -> bool {
+            true
+        }
+        fn forward(&mut self, input: &StepInput, logits: &mut Vec<f32>) -> Result<(), RunnerError> {
+            logits.clear();
+            logits.resize(
+                input.num_logits() * 10 - usize::from(self.short),
+                self.value,
+            );
+            Ok(())
+        }
+        fn copy_block(&mut self, _source: u32, _target: u32) -> Result<(), RunnerError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn unusable_logits_end_the_run_and_name_the_request() {
+        let step = |value, short| {
+            let runner = Box::new(Broken { value, short });
+            let mut engine = Engine::new(runner, Arc::new(Digits), CONFIG).unwrap();
+            engine.submit(request(7, 4, 4)).unwrap();
+            engine.step().unwrap_err()
+        };
+        let error = step(f32::NAN, false);
+        assert!(matches!(
+            error,
+            EngineError::Logits {
+                request_id: 7,
+                position: 0,
+                source: SamplerError::NotANumber { token_id: 0 }
+            }
+        ));
+        let error = step(0.0, true).to_string();
+        assert_eq!(error, "the executor returned 9 logits, expected 10");
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_no_engine() {
+        let runner = ScriptedRunner::new(10, 4, 8, 1);
+        let config = EngineConfig {
+            max_num_seqs: 0,
+            ..CONFIG
+        };
+        let error = Engine::new(Box::new(runner), Arc::new(Digits), config).err();
+        let message = error.unwrap().to_string();
+        assert_eq!(message, "max_num_seqs is 0, expected at least 1");
     }
 }

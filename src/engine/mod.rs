@@ -26,7 +26,7 @@ mod scripted;
 #[cfg(test)]
 mod simulation;
 
-pub use self::core::{Engine, EngineConfig, Event, RunOutcome};
+pub use self::core::{Engine, EngineConfig};
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
 pub use error::{EngineError, RequestError};
@@ -35,5 +35,5 @@ pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};
 pub use sampler::SamplerError;
 pub use scripted::ScriptedRunner;
 pub use speculation::Speculation;
-pub use statistics::{Progress, Statistics};
+pub use statistics::{Occupancy, Statistics};
 pub use stops::cut_at_stop_strings;
