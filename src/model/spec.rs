@@ -1,5 +1,7 @@
 //! What a decoder-only transformer is, as data. Executors read this and nothing else.
 
+use super::ModelError;
+
 /// The whole description of a decoder. Names follow Hugging Face's `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
@@ -47,6 +49,225 @@ pub struct DecoderSpec {
     pub rope: Vec<RopeSpec>,
     /// Per layer: the index into [`Self::rope`].
     pub layer_rope: Vec<usize>,
+}
+
+/// Bounds of what a configuration may ask for. Each is well above any published model and low
+/// enough that products of two fit 64 bits and per-layer tables stay small.
+mod limits {
+    pub(super) const VOCAB_SIZE: usize = 1 << 24;
+    pub(super) const WIDTH: usize = 1 << 20;
+    pub(super) const LAYERS: usize = 4096;
+    pub(super) const HEADS: usize = 4096;
+    pub(super) const HEAD_DIM: usize = 4096;
+    /// Also the limit to which `f32` counts positions exactly.
+    pub(super) const CONTEXT: usize = 1 << 24;
+}
+
+impl DecoderSpec {
+    /// Elements of all query heads.
+    pub fn q_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Elements of all key heads (and of all value heads).
+    pub fn kv_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// The rotary embedding of a layer.
+    pub fn rope_of(&self, layer: usize) -> &RopeSpec {
+        &self.rope[self.layer_rope[layer]]
+    }
+
+    /// Checks that the numbers are those of a decoder: executors rely on it.
+    ///
+    /// # Errors
+    /// A number is zero, absurd, not finite, or does not fit another.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        let counts = [
+            ("vocab_size", self.vocab_size, limits::VOCAB_SIZE),
+            ("hidden_size", self.hidden_size, limits::WIDTH),
+            ("intermediate_size", self.intermediate_size, limits::WIDTH),
+            ("num_hidden_layers", self.num_hidden_layers, limits::LAYERS),
+            (
+                "num_attention_heads",
+                self.num_attention_heads,
+                limits::HEADS,
+            ),
+            (
+                "num_key_value_heads",
+                self.num_key_value_heads,
+                limits::HEADS,
+            ),
+            ("head_dim", self.head_dim, limits::HEAD_DIM),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                limits::CONTEXT,
+            ),
+        ];
+        for (quantity, found, limit) in counts {
+            if !(1..=limit).contains(&found) {
+                return Err(bad(quantity, found, format!("from 1 to {limit}")));
+            }
+        }
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
+            return Err(bad(
+                "num_attention_heads",
+                self.num_attention_heads,
+                format!(
+                    "a multiple of num_key_value_heads = {}",
+                    self.num_key_value_heads
+                ),
+            ));
+        }
+        let scales = [
+            ("rms_norm_eps", Some(self.rms_norm_eps)),
+            ("embedding_scale", Some(self.embedding_scale)),
+            ("attention_scale", Some(self.attention_scale)),
+            ("attention_soft_cap", self.attention_soft_cap),
+            ("logit_soft_cap", self.logit_soft_cap),
+        ];
+        for (quantity, found) in scales {
+            if let Some(found) = found.filter(|found| !(found.is_finite() && *found > 0.0)) {
+                return Err(bad(quantity, found, "a finite number above 0"));
+            }
+        }
+        let layers = self.num_hidden_layers;
+        for (quantity, found) in [
+            ("sliding_window", self.sliding_window.len()),
+            ("layer_rope", self.layer_rope.len()),
+        ] {
+            if found != layers {
+                return Err(bad(quantity, found, format!("one per layer, {layers}")));
+            }
+        }
+        if self.sliding_window.contains(&Some(0)) {
+            return Err(bad("sliding_window", 0, "at least 1"));
+        }
+        if let Some(index) = self.layer_rope.iter().find(|i| **i >= self.rope.len()) {
+            return Err(bad(
+                "layer_rope",
+                index,
+                format!("below {}", self.rope.len()),
+            ));
+        }
+        self.rope
+            .iter()
+            .try_for_each(|rope| rope.validate(self.head_dim))
+    }
+}
+
+fn bad(
+    quantity: &'static str,
+    found: impl std::fmt::Display,
+    expected: impl Into<String>,
+) -> ModelError {
+    ModelError::BadSpec {
+        quantity,
+        found: found.to_string(),
+        expected: expected.into(),
+    }
+}
+
+impl RopeSpec {
+    /// The longest context that the scaling is made for, given what the configuration states:
+    /// YaRN configurations often keep the length before the extension.
+    pub(super) fn context_length(&self, stated: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                ..
+            } => stated.max((factor * original_max_position_embeddings as f64) as usize),
+            _ => stated,
+        }
+    }
+
+    fn validate(&self, head_dim: usize) -> Result<(), ModelError> {
+        let dim = self.rotary_dim;
+        if !(dim.is_multiple_of(2) && (2..=head_dim).contains(&dim)) {
+            return Err(bad(
+                "rotary_dim",
+                dim,
+                format!("an even number from 2 to head_dim = {head_dim}"),
+            ));
+        }
+        // A base of 1 or less has no progression of frequencies.
+        if !(self.theta > 1.0 && (self.theta as f32).is_finite()) {
+            return Err(bad("rope_theta", self.theta, "a finite number above 1"));
+        }
+        self.scaling.validate(dim / 2)
+    }
+}
+
+impl RopeScaling {
+    fn validate(&self, pairs: usize) -> Result<(), ModelError> {
+        let positive = |quantity, found: f64| {
+            // As f32, which is what rotary angles are computed in.
+            if (found as f32).is_finite() && found as f32 > 0.0 {
+                Ok(())
+            } else {
+                Err(bad(quantity, found, "a finite number above 0"))
+            }
+        };
+        let one_per_pair = |quantity, divisors: &[f32]| {
+            if divisors.len() != pairs {
+                let expected = format!("one number per pair, {pairs}");
+                return Err(bad(
+                    quantity,
+                    format!("a list of {}", divisors.len()),
+                    expected,
+                ));
+            }
+            divisors
+                .iter()
+                .try_for_each(|divisor| positive(quantity, f64::from(*divisor)))
+        };
+        match self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => positive("rope factor", *factor),
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                ..
+            } => {
+                positive("rope factor", *factor)?;
+                positive("low_freq_factor", *low_freq_factor)?;
+                positive(
+                    "high_freq_factor - low_freq_factor",
+                    high_freq_factor - low_freq_factor,
+                )
+            }
+            Self::Yarn {
+                factor,
+                beta_slow,
+                beta_fast,
+                attention_factor,
+                ..
+            } => {
+                positive("rope factor", *factor)?;
+                positive("beta_slow", *beta_slow)?;
+                positive("beta_fast", *beta_fast)?;
+                positive("attention_factor", *attention_factor)
+            }
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                attention_factor,
+                ..
+            } => {
+                one_per_pair("short_factor", short_factor)?;
+                one_per_pair("long_factor", long_factor)?;
+                positive("attention_factor", *attention_factor)
+            }
+            Self::Factors { divisors } => one_per_pair("rope_freqs", divisors),
+        }
+    }
 }
 
 /// The gate's activation function.
@@ -100,6 +321,8 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// Rotations above which frequencies are kept.
         beta_fast: f64,
+        /// Whether the bounds of the ramp are rounded outwards to whole pairs.
+        truncate: bool,
         /// Multiplies cosine and sine; derived from `factor` where the config gives none.
         attention_factor: f64,
     },

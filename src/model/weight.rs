@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::DecoderSpec;
 use crate::kernels::quant::BlockType;
 
 /// One weight of a decoder, by its role.
@@ -56,12 +57,74 @@ pub enum LayerWeight {
     PostFfnNorm,
 }
 
+impl LayerWeight {
+    /// Every weight that a layer can have.
+    pub const ALL: [Self; 16] = [
+        Self::AttnNorm,
+        Self::Q,
+        Self::QBias,
+        Self::K,
+        Self::KBias,
+        Self::V,
+        Self::VBias,
+        Self::O,
+        Self::QNorm,
+        Self::KNorm,
+        Self::PostAttnNorm,
+        Self::FfnNorm,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::PostFfnNorm,
+    ];
+
+    /// Whether a layer of this decoder has it.
+    pub fn is_in(self, spec: &DecoderSpec) -> bool {
+        match self {
+            Self::QBias | Self::KBias | Self::VBias => spec.qkv_bias,
+            Self::QNorm | Self::KNorm => spec.qk_norm,
+            Self::PostAttnNorm | Self::PostFfnNorm => spec.post_norms,
+            _ => true,
+        }
+    }
+
+    /// Rows and columns in this decoder; one row for a vector.
+    pub fn shape(self, spec: &DecoderSpec) -> (usize, usize) {
+        let (hidden, middle) = (spec.hidden_size, spec.intermediate_size);
+        let (q, kv) = (spec.q_size(), spec.kv_size());
+        match self {
+            Self::AttnNorm | Self::PostAttnNorm | Self::FfnNorm | Self::PostFfnNorm => (1, hidden),
+            Self::QNorm | Self::KNorm => (1, spec.head_dim),
+            Self::Q => (q, hidden),
+            Self::K | Self::V => (kv, hidden),
+            Self::QBias => (1, q),
+            Self::KBias | Self::VBias => (1, kv),
+            Self::O => (hidden, q),
+            Self::Gate | Self::Up => (middle, hidden),
+            Self::Down => (hidden, middle),
+        }
+    }
+
+    /// Whether it is a bias or a norm.
+    pub(super) fn is_vector(self) -> bool {
+        self.is_norm() || matches!(self, Self::QBias | Self::KBias | Self::VBias)
+    }
+
+    pub(super) fn is_norm(self) -> bool {
+        matches!(
+            self,
+            Self::AttnNorm
+                | Self::QNorm
+                | Self::KNorm
+                | Self::PostAttnNorm
+                | Self::FfnNorm
+                | Self::PostFfnNorm
+        )
+    }
+}
+
 /// How stored rows correspond to the rows that a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "built by the loader that follows")
-)]
 pub(super) enum RowOrder {
     /// They are the same.
     AsStored,

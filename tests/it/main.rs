@@ -1,6 +1,7 @@
 //! One integration binary, a module per subject.
 //!
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
+//! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `shared`: where golden data lies, if it does.
@@ -16,6 +17,7 @@
 
 mod eval_components;
 mod legacy_grading;
+mod model_reference;
 mod quant_blocks;
 mod shared;
 mod tidy;
