@@ -12,12 +12,14 @@ mod folder;
 mod gguf;
 mod json;
 mod mmap;
+mod planned;
 mod safetensors;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Source, TensorView};
 pub use dtype::DType;
 pub use error::{FormatError, GgufFault, SafetensorsFault};
-pub use gguf::{GgufArray, GgufMetadata, GgufType, GgufValue};
-pub use safetensors::{PlannedTensor, SafetensorsFile, SafetensorsWriter};
+pub use gguf::{GgufArray, GgufMetadata, GgufSplit, GgufType, GgufValue, GgufWriter};
+pub use planned::PlannedTensor;
+pub use safetensors::{SafetensorsFile, SafetensorsWriter};
 pub use tokenizer::Tokenizer;

@@ -7,10 +7,12 @@ mod metadata;
 mod open;
 mod reader;
 mod value;
+mod writer;
 
 pub use metadata::GgufMetadata;
 pub(super) use open::{only_model_in, open};
 pub use value::{GgufArray, GgufType, GgufValue};
+pub use writer::{GgufSplit, GgufWriter};
 
 /// The first bytes of every GGUF file.
 const MAGIC: [u8; 4] = *b"GGUF";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::super::planned::PlannedTensor;
 use super::super::{DType, SafetensorsFault};
 
 /// The format's own limit on the header (100 MB), which bounds all counts inside it.
@@ -149,24 +150,24 @@ fn parse_entry(tensor: String, entry: &Value) -> Result<TensorEntry, Safetensors
     })
 }
 
-/// The bytes of a header (length field included) for tensors laid out in the given order.
+/// The bytes of a header (length field included) for tensors with their sizes, in data order.
 ///
 /// Padded with spaces to a multiple of 8, as the reference writer does.
-pub(super) fn render<'a>(
+pub(super) fn render(
     metadata: &BTreeMap<String, String>,
-    tensors: impl Iterator<Item = (&'a str, DType, &'a [usize], usize)>,
+    tensors: &[(PlannedTensor, u64)],
 ) -> Vec<u8> {
     let mut entries = Map::new();
     entries.insert("__metadata__".to_owned(), serde_json::json!(metadata));
     let mut begin = 0;
-    for (name, dtype, shape, bytes) in tensors {
+    for (tensor, bytes) in tensors {
         let end = begin + bytes;
         let entry = serde_json::json!({
-            "dtype": dtype.name(),
-            "shape": shape,
+            "dtype": tensor.dtype.name(),
+            "shape": tensor.shape,
             "data_offsets": [begin, end],
         });
-        entries.insert(name.to_owned(), entry);
+        entries.insert(tensor.name.clone(), entry);
         begin = end;
     }
     let mut json = Value::Object(entries).to_string().into_bytes();

@@ -9,4 +9,4 @@ mod writer;
 
 pub(super) use header::TensorEntry;
 pub use reader::SafetensorsFile;
-pub use writer::{PlannedTensor, SafetensorsWriter};
+pub use writer::SafetensorsWriter;

@@ -1,30 +1,17 @@
 //! Writes safetensors files whose layout is planned before the first byte of data.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, json};
 
-use super::super::{DType, FormatError};
+use super::super::FormatError;
+use super::super::planned::{self, PlannedFile, PlannedTensor};
 use super::header;
-use crate::durable::{AtomicFile, write_atomic};
+use crate::durable::write_atomic;
 
 /// What the reference libraries write, and some readers insist on.
 const FORMAT_METADATA: (&str, &str) = ("format", "pt");
-
-/// A tensor that will be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedTensor {
-    /// The name in the file.
-    pub name: String,
-    /// How the elements are stored; a plain type.
-    pub dtype: DType,
-    /// Dimensions, outermost first.
-    pub shape: Vec<usize>,
-}
 
 /// Writes the tensors of a model as `model.safetensors`, or as shards with an index.
 ///
@@ -32,33 +19,12 @@ pub struct PlannedTensor {
 /// several threads at once. Nothing stands in the folder before [`SafetensorsWriter::finish`].
 pub struct SafetensorsWriter {
     folder: PathBuf,
-    shards: Vec<Shard>,
-    slots: HashMap<String, Slot>,
+    shards: Vec<(String, PlannedFile)>,
+    /// Which shard holds a tensor.
+    home: HashMap<String, usize>,
     /// In the plan's order, for the index.
     order: Vec<String>,
     total_bytes: u64,
-}
-
-struct Shard {
-    name: String,
-    /// Keeps the temporary file; committed by `finish`.
-    target: AtomicFile,
-    /// The same file, for positioned writes through a shared reference.
-    file: File,
-    path: PathBuf,
-}
-
-struct Slot {
-    shard: usize,
-    begin: u64,
-    len: u64,
-    written: AtomicU64,
-}
-
-/// A planned tensor with its size.
-struct Sized {
-    tensor: PlannedTensor,
-    bytes: usize,
 }
 
 impl SafetensorsWriter {
@@ -70,7 +36,7 @@ impl SafetensorsWriter {
     /// element; apart from that the given order stays.
     ///
     /// # Errors
-    /// A name occurs twice, a shape is impossible for its type, or the folder is not writable.
+    /// A name occurs twice, a shape or type cannot be stored, or the folder is not writable.
     pub fn create(
         folder: impl AsRef<Path>,
         tensors: Vec<PlannedTensor>,
@@ -78,13 +44,28 @@ impl SafetensorsWriter {
     ) -> Result<Self, FormatError> {
         let folder = folder.as_ref();
         let order: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        let groups = plan_shards(folder, tensors, max_shard_bytes.unwrap_or(u64::MAX))?;
+        let mut sized = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            if tensor.dtype.is_quantized() {
+                return Err(FormatError::Plan {
+                    path: folder.to_owned(),
+                    reason: format!(
+                        "tensor {}: safetensors has no type {}",
+                        tensor.name, tensor.dtype
+                    ),
+                });
+            }
+            let bytes = tensor.bytes(folder)?;
+            sized.push(((tensor, bytes), bytes));
+        }
+        let total_bytes = sized.iter().map(|(_, bytes)| bytes).sum();
+        let groups = planned::split(sized, max_shard_bytes.unwrap_or(u64::MAX), usize::MAX);
         let mut writer = Self {
             folder: folder.to_owned(),
             shards: Vec::new(),
-            slots: HashMap::new(),
+            home: HashMap::new(),
             order,
-            total_bytes: 0,
+            total_bytes,
         };
         let num_shards = groups.len();
         for (index, group) in groups.into_iter().enumerate() {
@@ -98,69 +79,37 @@ impl SafetensorsWriter {
         Ok(writer)
     }
 
-    fn start_shard(&mut self, name: String, group: Vec<Sized>) -> Result<(), FormatError> {
-        let path = self.folder.join(&name);
-        let io = |error| FormatError::io(&path, error);
+    fn start_shard(
+        &mut self,
+        name: String,
+        mut group: Vec<(PlannedTensor, u64)>,
+    ) -> Result<(), FormatError> {
+        group.sort_by_key(|(tensor, _)| std::cmp::Reverse(tensor.dtype.block_bytes()));
         let metadata = BTreeMap::from([FORMAT_METADATA].map(|(k, v)| (k.into(), v.into())));
-        let rows = group.iter().map(|sized| {
-            let tensor = &sized.tensor;
-            (
-                tensor.name.as_str(),
-                tensor.dtype,
-                tensor.shape.as_slice(),
-                sized.bytes,
-            )
-        });
-        let head = header::render(&metadata, rows);
-        let mut target = AtomicFile::create(&path).map_err(io)?;
-        let file = target.file().and_then(File::try_clone).map_err(io)?;
-        let mut begin = head.len() as u64;
-        let shard = self.shards.len();
-        for Sized { tensor, bytes } in group {
-            let len = bytes as u64;
-            let slot = Slot {
-                shard,
-                begin,
-                len,
-                written: AtomicU64::new(0),
-            };
-            if self.slots.insert(tensor.name.clone(), slot).is_some() {
-                return Err(FormatError::Plan {
-                    path,
-                    reason: format!("tensor {} is planned twice", tensor.name),
-                });
+        let header = header::render(&metadata, &group);
+        let path = self.folder.join(&name);
+        let mut end = header.len() as u64;
+        let mut slots = Vec::with_capacity(group.len());
+        for (tensor, bytes) in group {
+            let twice = self.home.insert(tensor.name.clone(), self.shards.len());
+            if twice.is_some() {
+                let reason = format!("tensor {} is planned twice", tensor.name);
+                return Err(FormatError::Plan { path, reason });
             }
-            begin += len;
-            self.total_bytes += len;
+            slots.push((tensor.name, end, bytes));
+            end += bytes;
         }
-        // The full length at once: a full disk or a missing tensor shows here, not at the end.
-        file.set_len(begin).map_err(io)?;
-        file.write_all_at(&head, 0).map_err(io)?;
-        self.shards.push(Shard {
-            name,
-            target,
-            file,
-            path,
-        });
+        let file = PlannedFile::create(path, &header, slots, end)?;
+        self.shards.push((name, file));
         Ok(())
     }
 
     /// Writes a whole tensor.
     ///
     /// # Errors
-    /// No such tensor in the plan, `bytes` is not its size, or the disk refuses.
+    /// No such tensor in the plan, more bytes than planned, or the disk refuses. Too few bytes
+    /// are reported by [`SafetensorsWriter::finish`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FormatError> {
-        let slot = self.slot(name)?;
-        if bytes.len() as u64 != slot.len {
-            return Err(self.plan_error(
-                slot,
-                format!(
-                    "tensor {name} has {} bytes, planned were {}",
-                    bytes.len(),
-                    slot.len
-                ),
-            ));
-        }
         self.write_at(name, 0, bytes)
     }
 
@@ -169,52 +118,25 @@ impl SafetensorsWriter {
     /// # Errors
     /// No such tensor in the plan, the piece exceeds it, or the disk refuses.
     pub fn write_at(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), FormatError> {
-        let slot = self.slot(name)?;
-        let end = offset.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > slot.len) {
-            return Err(self.plan_error(
-                slot,
-                format!(
-                    "tensor {name}: {} bytes at {offset} exceed the planned {}",
-                    bytes.len(),
-                    slot.len
-                ),
-            ));
-        }
-        let shard = &self.shards[slot.shard];
-        shard
-            .file
-            .write_all_at(bytes, slot.begin + offset)
-            .map_err(|error| FormatError::io(&shard.path, error))?;
-        slot.written
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
+        let shard = self.home.get(name).ok_or_else(|| FormatError::Plan {
+            path: self.folder.clone(),
+            reason: format!("tensor {name} is not in the plan"),
+        })?;
+        self.shards[*shard].1.write_at(name, offset, bytes)
     }
 
     /// Puts the files in their places, the index last, and returns their paths.
     ///
     /// # Errors
-    /// A tensor has not been written completely, or the disk refuses. No file appears then.
+    /// A tensor has not been written completely (no file appears then), or the disk refuses.
     pub fn finish(self) -> Result<Vec<PathBuf>, FormatError> {
-        for name in &self.order {
-            let slot = &self.slots[name];
-            let written = slot.written.load(Ordering::Relaxed);
-            if written != slot.len {
-                return Err(self.plan_error(
-                    slot,
-                    format!(
-                        "tensor {name}: {written} of {} bytes were written",
-                        slot.len
-                    ),
-                ));
-            }
+        for (_, file) in &self.shards {
+            file.check_complete()?;
         }
         let index = (self.shards.len() > 1).then(|| self.index());
         let mut paths = Vec::new();
-        for shard in self.shards {
-            let io = |error| FormatError::io(&shard.path, error);
-            shard.target.commit().map_err(io)?;
-            paths.push(shard.path);
+        for (_, file) in self.shards {
+            paths.push(file.commit()?);
         }
         if let Some(index) = index {
             let path = self.folder.join("model.safetensors.index.json");
@@ -233,10 +155,7 @@ impl SafetensorsWriter {
         let weight_map: Map<_, _> = self
             .order
             .iter()
-            .map(|name| {
-                let shard = &self.shards[self.slots[name].shard];
-                (name.clone(), json!(shard.name))
-            })
+            .map(|name| (name.clone(), json!(self.shards[self.home[name]].0)))
             .collect();
         let index = json!({
             "metadata": { "total_size": self.total_bytes },
@@ -244,53 +163,96 @@ impl SafetensorsWriter {
         });
         format!("{index:#}\n")
     }
-
-    fn slot(&self, name: &str) -> Result<&Slot, FormatError> {
-        self.slots.get(name).ok_or_else(|| FormatError::Plan {
-            path: self.folder.clone(),
-            reason: format!("tensor {name} is not in the plan"),
-        })
-    }
-
-    fn plan_error(&self, slot: &Slot, reason: String) -> FormatError {
-        FormatError::Plan {
-            path: self.shards[slot.shard].path.clone(),
-            reason,
-        }
-    }
 }
 
-/// Distributes tensors over shards; there is always at least one.
-fn plan_shards(
-    folder: &Path,
-    tensors: Vec<PlannedTensor>,
-    max_shard_bytes: u64,
-) -> Result<Vec<Vec<Sized>>, FormatError> {
-    let mut shards = vec![Vec::new()];
-    let mut shard_bytes = 0_u64;
-    for tensor in tensors {
-        let plain = !tensor.dtype.is_quantized();
-        let bytes = tensor.dtype.tensor_bytes(&tensor.shape).filter(|_| plain);
-        let Some(bytes) = bytes else {
-            return Err(FormatError::Plan {
-                path: folder.to_owned(),
-                reason: format!(
-                    "tensor {}: {} with shape {:?} cannot be stored as safetensors",
-                    tensor.name, tensor.dtype, tensor.shape
-                ),
-            });
-        };
-        let size = bytes as u64;
-        if shard_bytes > 0 && shard_bytes.saturating_add(size) > max_shard_bytes {
-            shards.push(Vec::new());
-            shard_bytes = 0;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::{DType, SafetensorsFile};
+
+    fn tensor(name: &str, dtype: DType, shape: &[usize]) -> PlannedTensor {
+        PlannedTensor {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
         }
-        shard_bytes += size;
-        let shard = shards.last_mut().expect("there is always a shard");
-        shard.push(Sized { tensor, bytes });
     }
-    for shard in &mut shards {
-        shard.sort_by_key(|sized| std::cmp::Reverse(sized.tensor.dtype.block_bytes()));
+
+    #[test]
+    fn what_is_written_in_pieces_by_threads_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = vec![
+            tensor("half", DType::BF16, &[3, 5]),
+            tensor("wide", DType::F32, &[7]),
+            tensor("empty", DType::F32, &[0, 4]),
+        ];
+        let writer = SafetensorsWriter::create(folder.path(), plan, None).unwrap();
+        let half: Vec<u8> = (0..30).collect();
+        let wide: Vec<u8> = (100..128).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_at("half", 10, &half[10..]).unwrap());
+            scope.spawn(|| writer.write_at("half", 0, &half[..10]).unwrap());
+            writer.write("wide", &wide).unwrap();
+        });
+        let paths = writer.finish().unwrap();
+        assert_eq!(paths, [folder.path().join("model.safetensors")]);
+        let file = SafetensorsFile::open(&paths[0]).unwrap();
+        assert_eq!(file.metadata()["format"], "pt");
+        assert_eq!(file.tensor("half").unwrap().data, half);
+        assert_eq!(file.tensor("wide").unwrap().data, wide);
+        assert_eq!(file.tensor("empty").unwrap().shape, [0, 4]);
+        // The reference reader agrees.
+        let bytes = std::fs::read(&paths[0]).unwrap();
+        let reference = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(reference.tensor("half").unwrap().data(), half);
     }
-    Ok(shards)
+
+    #[test]
+    fn shards_break_before_the_tensor_that_would_exceed_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan: Vec<_> = ["a", "b", "c", "d"]
+            .map(|name| tensor(name, DType::F32, &[2]))
+            .to_vec();
+        let writer = SafetensorsWriter::create(folder.path(), plan, Some(16)).unwrap();
+        for name in ["a", "b", "c", "d"] {
+            writer.write(name, &[0; 8]).unwrap();
+        }
+        let paths = writer.finish().unwrap();
+        let names: Vec<_> = paths
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unfinished_tensor_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = vec![tensor("a", DType::F32, &[2])];
+        let writer = SafetensorsWriter::create(folder.path(), plan, None).unwrap();
+        writer.write_at("a", 0, &[0; 4]).unwrap();
+        assert!(writer.write_at("a", 4, &[0; 5]).is_err());
+        let error = writer.finish().unwrap_err().to_string();
+        assert!(error.contains("4 of 8 bytes"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_plan_with_a_name_twice_or_a_block_type_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for plan in [
+            vec![tensor("a", DType::F32, &[2]), tensor("a", DType::F32, &[2])],
+            vec![tensor("a", DType::Q8_0, &[32])],
+            vec![tensor("a", DType::F32, &[usize::MAX, 8])],
+        ] {
+            assert!(SafetensorsWriter::create(folder.path(), plan, None).is_err());
+        }
+    }
 }
