@@ -4,6 +4,8 @@
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
+//! - `gguf_listings`: reads the listings of reference conversions.
+//! - `hostile_models`: model files that lie.
 //! - `shared`: where golden data lies, if it does.
 //! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
@@ -16,6 +18,8 @@
 #![allow(missing_docs, reason = "tests are read by name")]
 
 mod eval_components;
+mod gguf_listings;
+mod hostile_models;
 mod legacy_grading;
 mod model_reference;
 mod quant_blocks;

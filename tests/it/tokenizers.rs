@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use micota::formats::{Checkpoint, Tokenizer};
+use micota::formats::{Checkpoint, GgufSplit, GgufWriter, Source, Tokenizer};
 use serde_json::Value;
 
+use crate::gguf_listings::pairs;
 use crate::shared::shared;
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -77,4 +78,51 @@ fn token_bytes_are_what_the_reference_decoder_gives() {
         let expected = reference.decode(&text, true).unwrap();
         assert_eq!(tokenizer.decode(&text, true), expected, "{model}");
     }
+}
+
+/// A GGUF file with the reference converter's metadata tokenises as the folder it was made from.
+#[test]
+fn gguf_files_tokenise_as_their_folders_do() {
+    let Some(shared) = shared() else { return };
+    let golden = shared.join("golden");
+    let folder = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for entry in std::fs::read_dir(golden.join("gguf")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some(model) = name.strip_suffix(".f32.json") else {
+            continue;
+        };
+        let listing: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let pairs = pairs(&listing);
+        let file = folder.path().join(format!("{model}.gguf"));
+        let writer = GgufWriter::create(&file, &pairs, Vec::new(), GgufSplit::default()).unwrap();
+        writer.finish().unwrap();
+        let checkpoint = Checkpoint::open(&file).unwrap();
+        let Source::Gguf(metadata) = checkpoint.source() else {
+            panic!("a GGUF file");
+        };
+        let read: Vec<_> = metadata
+            .pairs()
+            .map(|(k, v)| (k.to_owned(), v.clone()))
+            .collect();
+        assert_eq!(read, pairs, "{model}: written and read back");
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
+        compared += compare(&tokenizer, &reference(&golden, model), model);
+
+        let folder_tokenizer =
+            Tokenizer::from_checkpoint(&Checkpoint::open(golden.join("tiny").join(model)).unwrap())
+                .unwrap();
+        for id in 0..folder_tokenizer.vocab_size() as u32 {
+            assert_eq!(
+                tokenizer.token_bytes(id),
+                folder_tokenizer.token_bytes(id),
+                "{model}: token {id}"
+            );
+            assert_eq!(tokenizer.is_special(id), folder_tokenizer.is_special(id));
+        }
+        assert_eq!(tokenizer.chat_template(), folder_tokenizer.chat_template());
+        assert_eq!(tokenizer.eos_token(), folder_tokenizer.eos_token());
+    }
+    assert_eq!(compared, 36, "nine models with three texts and a chat each");
 }
