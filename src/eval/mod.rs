@@ -1,10 +1,19 @@
 //! Evaluation: tasks through the engine to graded, logged, resumable results.
 //!
+//! A run goes through `execute` (journal first, count later) against a [`Generator`].
 //! Files are lm-evaluation-harness's, byte for byte where it matters (`python_json`, `hashes`,
 //! `naming`, `table`); what is ours stands beside them under its own keys.
 
+pub mod execute;
 pub mod hashes;
 pub mod naming;
 pub mod python_json;
+pub mod record;
 pub mod stops;
 pub mod table;
+
+mod error;
+mod generator;
+
+pub use error::EvalError;
+pub use generator::{Generator, Load, ScriptedGenerator};
