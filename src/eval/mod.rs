@@ -13,6 +13,11 @@ pub mod record;
 pub mod stops;
 pub mod table;
 
+pub mod audit;
+pub mod plan;
+pub mod results;
+pub mod samples;
+
 mod error;
 mod generator;
 

@@ -51,23 +51,31 @@ pub enum Finish {
     Stop(String),
     /// The budget of new tokens was used up.
     Length,
+    /// It was never asked, for this reason; the text is empty.
+    Refused(String),
 }
 
 impl Finish {
-    /// The word in a samples file: `eos`, `stop` or `length`.
+    /// The word in a samples file: `eos`, `stop`, `length` or `refused`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Eos => "eos",
             Self::Stop(_) => "stop",
             Self::Length => "length",
+            Self::Refused(_) => "refused",
         }
+    }
+
+    /// Whether the budget of new tokens cut it off.
+    pub fn is_truncated(&self) -> bool {
+        matches!(self, Self::Length)
     }
 
     /// The stop string that ended it.
     pub fn stop(&self) -> Option<&str> {
         match self {
             Self::Stop(stop) => Some(stop),
-            Self::Eos | Self::Length => None,
+            Self::Eos | Self::Length | Self::Refused(_) => None,
         }
     }
 }
