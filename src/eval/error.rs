@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::durable::JournalError;
+use crate::engine::{EngineError, RequestError};
+use crate::grade::GradeError;
 
 /// An error of the `eval` room.
 #[derive(Debug, thiserror::Error)]
@@ -11,9 +13,55 @@ pub enum EvalError {
     /// The journal cannot be opened or extended.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The engine or server failed.
+    /// A task's grader cannot be built.
+    #[error("task {task}: {source}")]
+    Grade {
+        /// The task.
+        task: String,
+        /// What is wrong with its filters or metrics.
+        source: GradeError,
+    },
+    /// The engine failed.
     #[error("generation failed: {0}")]
-    Generator(String),
+    Engine(#[from] EngineError),
+    /// The engine refused a request that was planned.
+    #[error("request {request_id}: {source}")]
+    Refused {
+        /// Its request.
+        request_id: u64,
+        /// Why.
+        source: RequestError,
+    },
+    /// A document that could never run with these settings.
+    #[error("task {task}, document {doc_id}: {source}")]
+    NeverRuns {
+        /// The task.
+        task: String,
+        /// The document's number in its split.
+        doc_id: usize,
+        /// Why, with the numbers.
+        source: RequestError,
+    },
+    /// The tokenizer refused a prompt.
+    #[error("task {task}, document {doc_id}: {reason}")]
+    Encode {
+        /// The task.
+        task: String,
+        /// The document's number in its split.
+        doc_id: usize,
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// `--samples` names a document that is not there.
+    #[error("task {task}: --samples asks for document {doc_id}, the split has {num_docs}")]
+    NoSuchDocument {
+        /// The task.
+        task: String,
+        /// What was asked for.
+        doc_id: usize,
+        /// Documents of the split.
+        num_docs: usize,
+    },
     /// The generator returned something that was not asked for.
     #[error(
         "the generator returned request {request_id}, sample {sample_index}, which nobody asked for"

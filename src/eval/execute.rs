@@ -191,7 +191,7 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::SamplingParams;
+    use crate::engine::{RequestError, SamplingParams};
     use crate::eval::generator::ScriptedGenerator;
     use crate::eval::record::request_id;
 
@@ -266,6 +266,9 @@ mod tests {
     fn an_answer_that_nobody_asked_for_ends_the_run() {
         struct Stranger;
         impl Generator for Stranger {
+            fn check(&self, _request: &Request) -> Result<usize, RequestError> {
+                Ok(1)
+            }
             fn submit(&mut self, _request: Request) -> Result<(), EvalError> {
                 Ok(())
             }
@@ -309,6 +312,9 @@ mod tests {
         let (mut journal, finished) = Journal::open(&path, &serde_json::Map::new()).unwrap();
         struct Idle;
         impl Generator for Idle {
+            fn check(&self, _request: &Request) -> Result<usize, RequestError> {
+                Ok(1)
+            }
             fn submit(&mut self, _request: Request) -> Result<(), EvalError> {
                 Ok(())
             }

@@ -4,14 +4,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::{Completion, FinishReason, Request};
+use crate::engine::{Completion, Engine, FinishReason, Request, RequestError, cut_at_stop_strings};
 
 use super::EvalError;
-use super::stops::cut_at_stops;
 
 /// Continues prompts. Requests go in at any time; finished sequences come out of [`Self::step`] in
 /// any order.
 pub trait Generator {
+    /// The budget of new tokens that the request would get: its `max_gen_toks`, or what the
+    /// context leaves of it.
+    ///
+    /// # Errors
+    /// The request can never run, whatever else does.
+    fn check(&self, request: &Request) -> Result<usize, RequestError>;
+
     /// Takes in a request; it starts when there is room.
     ///
     /// # Errors
@@ -46,6 +52,38 @@ pub struct Load {
     pub kv_usage: Option<f64>,
 }
 
+impl Generator for Engine {
+    fn check(&self, request: &Request) -> Result<usize, RequestError> {
+        self.check(request)
+    }
+
+    fn submit(&mut self, request: Request) -> Result<(), EvalError> {
+        let request_id = request.id;
+        self.submit(request)
+            .map_err(|source| EvalError::Refused { request_id, source })
+    }
+
+    fn step(&mut self) -> Result<Vec<Completion>, EvalError> {
+        Ok(self.step()?)
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.has_unfinished()
+    }
+
+    fn load(&self) -> Load {
+        let occupancy = self.occupancy();
+        let statistics = self.statistics();
+        Load {
+            running: occupancy.running,
+            waiting: occupancy.waiting,
+            generated_tokens: statistics.generated_tokens,
+            prefill_tokens: statistics.prefill_tokens,
+            kv_usage: Some(occupancy.kv_use()),
+        }
+    }
+}
+
 /// A generator that answers from a script: no weights, no time.
 ///
 /// Finishes up to `width` answers a step, newest request first, so that callers see an order that
@@ -71,7 +109,7 @@ impl<F: FnMut(&Request, usize) -> String> ScriptedGenerator<F> {
 
     fn complete(&mut self, request: &Request, sample_index: usize) -> Completion {
         let text = (self.answer)(request, sample_index);
-        let cut = cut_at_stops(&text, &request.params.stop);
+        let cut = cut_at_stop_strings(&text, &request.params.stop);
         let stops = request.params.stop.iter();
         let stopped_by = { stops }.rfind(|stop| !stop.is_empty() && text.contains(*stop));
         let limit = request.params.max_gen_toks;
@@ -102,6 +140,10 @@ impl<F: FnMut(&Request, usize) -> String> ScriptedGenerator<F> {
 }
 
 impl<F: FnMut(&Request, usize) -> String> Generator for ScriptedGenerator<F> {
+    fn check(&self, request: &Request) -> Result<usize, RequestError> {
+        Ok(request.params.max_gen_toks)
+    }
+
     fn submit(&mut self, request: Request) -> Result<(), EvalError> {
         self.waiting.push_back(request);
         Ok(())

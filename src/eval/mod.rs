@@ -14,8 +14,10 @@ pub mod stops;
 pub mod table;
 
 pub mod audit;
+pub mod output;
 pub mod plan;
 pub mod results;
+pub mod run;
 pub mod samples;
 
 mod error;

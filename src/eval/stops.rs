@@ -1,7 +1,5 @@
-//! Stop strings of a generation, and the cut that lm-evaluation-harness makes afterwards.
-//!
-//! The engine stops at the same strings; the cut is repeated here because a scripted response, a
-//! replayed one or one from a server may still hold them. Pinned by `golden/components/stops.jsonl`.
+//! The stop strings of a generation. Finding and cutting is the engine's business
+//! ([`crate::engine::cut_at_stop_strings`]). Pinned by `golden/components/stops.jsonl`.
 
 /// The task's `until`, then the text of the tokenizer's EOS token if it is not among them.
 pub fn stop_strings(until: &[String], eos: Option<&str>) -> Vec<String> {
@@ -10,19 +8,6 @@ pub fn stop_strings(until: &[String], eos: Option<&str>) -> Vec<String> {
         stops.push(eos.to_owned());
     }
     stops
-}
-
-/// Keeps what precedes the first occurrence of each stop string, in list order; no trimming.
-///
-/// An empty stop string is skipped: it would cut everything.
-pub fn cut_at_stops<'t>(text: &'t str, stops: &[String]) -> &'t str {
-    let mut kept = text;
-    for stop in stops.iter().filter(|stop| !stop.is_empty()) {
-        if let Some(start) = kept.find(stop.as_str()) {
-            kept = &kept[..start];
-        }
-    }
-    kept
 }
 
 #[cfg(test)]
@@ -35,12 +20,5 @@ mod tests {
         assert_eq!(stop_strings(&until, Some("<|im_end|>")), until);
         assert_eq!(stop_strings(&[], Some("</s>")), ["</s>"]);
         assert_eq!(stop_strings(&until, None), until);
-    }
-
-    #[test]
-    fn the_earliest_of_several_stops_decides() {
-        let stops = ["b".to_owned(), String::new(), "a".to_owned()];
-        assert_eq!(cut_at_stops(" xab", &stops), " x");
-        assert_eq!(cut_at_stops("", &stops), "");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use micota::engine::cut_at_stop_strings;
 use micota::eval::{hashes, stops, table};
 use serde_json::{Map, Value};
 
@@ -41,7 +42,7 @@ fn texts_are_cut_at_stops_as_the_reference_cuts_them() {
         assert_eq!(found, strings(&case["stops"]));
         let text = case["text"].as_str().unwrap();
         assert_eq!(
-            stops::cut_at_stops(text, &found),
+            cut_at_stop_strings(text, &found),
             case["expected"].as_str().unwrap(),
             "{text:?}"
         );
