@@ -17,7 +17,7 @@ impl Rope {
     /// [`RopeScaling::LongRope`] depends on that length: beyond the original context it takes the
     /// long factors, for every position.
     pub fn new(spec: &RopeSpec, context_length: usize) -> Self {
-        let base = plain_frequencies(spec);
+        let base: Vec<f32> = powers(spec).map(|power| 1.0 / power).collect();
         let (inverse_frequencies, attention_factor) = match &spec.scaling {
             RopeScaling::None => (base, 1.0),
             RopeScaling::Linear { factor } => {
@@ -55,12 +55,12 @@ impl Rope {
                     *truncate,
                     spec.rotary_dim,
                 );
-                let blend = |(i, kept): (usize, &f32)| {
-                    let interpolated = kept / *factor as f32;
+                let blend = |(i, power): (usize, f32)| {
+                    let interpolated = 1.0 / (*factor as f32 * power);
                     let keep = 1.0 - range.ramp(i);
-                    interpolated * (1.0 - keep) + kept * keep
+                    interpolated * (1.0 - keep) + 1.0 / power * keep
                 };
-                let frequencies = base.iter().enumerate().map(blend).collect();
+                let frequencies = powers(spec).enumerate().map(blend).collect();
                 (frequencies, *attention_factor as f32)
             }
             RopeScaling::LongRope {
@@ -114,10 +114,6 @@ impl Rope {
 fn powers(spec: &RopeSpec) -> impl Iterator<Item = f32> {
     let (theta, dim) = (spec.theta as f32, spec.rotary_dim as f32);
     (0..spec.rotary_dim / 2).map(move |i| theta.powf((2 * i) as f32 / dim))
-}
-
-fn plain_frequencies(spec: &RopeSpec) -> Vec<f32> {
-    powers(spec).map(|power| 1.0 / power).collect()
 }
 
 fn divided(spec: &RopeSpec, divisors: &[f32]) -> Vec<f32> {

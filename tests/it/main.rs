@@ -1,11 +1,13 @@
 //! One integration binary, a module per subject.
 //!
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
+//! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `hostile_models`: model files that lie.
+//! - `random_model`: checkpoints with random weights for the others.
 //! - `shared`: where golden data lies, if it does.
 //! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
@@ -21,8 +23,10 @@ mod eval_components;
 mod gguf_listings;
 mod hostile_models;
 mod legacy_grading;
+mod model_loading;
 mod model_reference;
 mod quant_blocks;
+mod random_model;
 mod shared;
 mod tidy;
 mod tokenizers;

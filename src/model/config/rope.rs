@@ -4,6 +4,8 @@
 use super::{Dimensions, JsonConfig};
 use crate::model::{ModelError, RopeScaling, RopeSpec};
 
+const ORIGINAL: &str = "original_max_position_embeddings";
+
 /// Where a rotary embedding's parameters stand.
 pub(in crate::model) struct RopeSource<'a> {
     /// The key in `rope_parameters` where there is one object per layer type.
@@ -14,6 +16,9 @@ pub(in crate::model) struct RopeSource<'a> {
     pub(in crate::model) default_theta: f64,
     /// Whether `rope_scaling` applies (Gemma 3's local layers go without).
     pub(in crate::model) scaled: bool,
+    /// The family's default of `original_max_position_embeddings` at the top of the file. That key
+    /// wins over the one beside the scaling's other parameters.
+    pub(in crate::model) default_original: Option<usize>,
 }
 
 impl<'a> RopeSource<'a> {
@@ -24,6 +29,7 @@ impl<'a> RopeSource<'a> {
             theta_key: "rope_theta",
             default_theta,
             scaled: true,
+            default_original: None,
         }
     }
 }
@@ -48,11 +54,8 @@ impl JsonConfig<'_> {
             .unwrap_or(1.0);
         let scaling = match &parameters {
             Some(parameters) => {
-                let context = RopeContext {
-                    max_position_embeddings: dimensions.max_position_embeddings,
-                    original: self.count("original_max_position_embeddings")?,
-                };
-                parameters.rope_scaling(&context)?
+                let outer = self.count(ORIGINAL)?.or(source.default_original);
+                parameters.rope_scaling(dimensions.max_position_embeddings, outer)?
             }
             None => RopeScaling::None,
         };
@@ -82,18 +85,21 @@ impl JsonConfig<'_> {
     }
 
     /// The scaling that this object (`rope_scaling` or `rope_parameters`) describes.
-    fn rope_scaling(&self, context: &RopeContext) -> Result<RopeScaling, ModelError> {
+    fn rope_scaling(
+        &self,
+        max_position_embeddings: usize,
+        outer_original: Option<usize>,
+    ) -> Result<RopeScaling, ModelError> {
         let key = if self.has("rope_type") {
             "rope_type"
         } else {
             "type"
         };
-        let original = match context.original {
+        let original = match outer_original {
             Some(original) => original,
-            None => self
-                .count("original_max_position_embeddings")?
-                .unwrap_or(context.max_position_embeddings),
+            None => self.count(ORIGINAL)?.unwrap_or(max_position_embeddings),
         };
+        let stretch = max_position_embeddings as f64 / original as f64;
         match self.text(key)? {
             // Dynamic NTK scaling changes nothing up to max_position_embeddings, and no sequence
             // here is longer.
@@ -107,8 +113,10 @@ impl JsonConfig<'_> {
                 high_freq_factor: self.required_positive("high_freq_factor")?,
                 original_max_position_embeddings: original,
             }),
-            Some("yarn") => self.yarn(context, original),
-            Some("longrope" | "su") => self.longrope(context, original),
+            Some("longrope" | "su") => self.longrope(original, stretch),
+            // Early Phi-3 configurations call their own scaling so.
+            Some("yarn") if self.has("short_factor") => self.longrope(original, stretch),
+            Some("yarn") => self.yarn(original, stretch),
             Some(_) => Err(self.unsupported(
                 key,
                 "supported are default, linear, dynamic, llama3, yarn and longrope",
@@ -116,21 +124,20 @@ impl JsonConfig<'_> {
         }
     }
 
-    fn yarn(&self, context: &RopeContext, original: usize) -> Result<RopeScaling, ModelError> {
-        let stretch = context.max_position_embeddings as f64 / original as f64;
+    fn yarn(&self, original: usize, stretch: f64) -> Result<RopeScaling, ModelError> {
         let factor = self.positive("factor")?.unwrap_or(stretch);
-        let mscale = |scale: f64, weight: f64| {
-            if scale <= 1.0 {
+        let mscale = |weight: f64| {
+            if factor <= 1.0 {
                 1.0
             } else {
-                0.1 * weight * scale.ln() + 1.0
+                0.1 * weight * factor.ln() + 1.0
             }
         };
         let attention_factor = match self.positive("attention_factor")? {
             Some(attention_factor) => attention_factor,
             None => match (self.positive("mscale")?, self.positive("mscale_all_dim")?) {
-                (Some(one), Some(all)) => mscale(factor, one) / mscale(factor, all),
-                _ => mscale(factor, 1.0),
+                (Some(one), Some(all)) => mscale(one) / mscale(all),
+                _ => mscale(1.0),
             },
         };
         Ok(RopeScaling::Yarn {
@@ -143,8 +150,7 @@ impl JsonConfig<'_> {
         })
     }
 
-    fn longrope(&self, context: &RopeContext, original: usize) -> Result<RopeScaling, ModelError> {
-        let stretch = context.max_position_embeddings as f64 / original as f64;
+    fn longrope(&self, original: usize, stretch: f64) -> Result<RopeScaling, ModelError> {
         let factor = self.positive("factor")?.unwrap_or(stretch);
         let attention_factor = match self.positive("attention_factor")? {
             Some(attention_factor) => attention_factor,
@@ -158,11 +164,4 @@ impl JsonConfig<'_> {
             attention_factor,
         })
     }
-}
-
-/// Context lengths that the scaling's defaults refer to.
-struct RopeContext {
-    max_position_embeddings: usize,
-    /// `original_max_position_embeddings` beside the object (Phi-3), which wins over one inside.
-    original: Option<usize>,
 }

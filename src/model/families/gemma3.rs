@@ -55,8 +55,8 @@ fn from_json(config: &JsonConfig<'_>) -> Result<DecoderSpec, ModelError> {
         &RopeSource {
             layer_type: Some("sliding_attention"),
             theta_key: "rope_local_base_freq",
-            default_theta: DEFAULT_LOCAL_THETA,
             scaled: false,
+            ..RopeSource::only(DEFAULT_LOCAL_THETA)
         },
     )?;
     let window = config

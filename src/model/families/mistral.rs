@@ -41,7 +41,7 @@ fn from_json(config: &JsonConfig<'_>) -> Result<DecoderSpec, ModelError> {
     Ok(DecoderSpec {
         activation: config.activation("hidden_act", Activation::Silu)?,
         tie_word_embeddings: config.tied(&DEFAULTS)?,
-        sliding_window: config.layer_windows(dimensions.num_hidden_layers, window, |_| true)?,
+        sliding_window: vec![window; dimensions.num_hidden_layers],
         ..plain_decoder(NAME, dimensions, rope)
     })
 }

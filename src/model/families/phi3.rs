@@ -32,12 +32,18 @@ const DEFAULTS: Defaults = Defaults {
 fn from_json(config: &JsonConfig<'_>) -> Result<DecoderSpec, ModelError> {
     config.must_be_off(&["attention_bias"])?;
     let dimensions = config.dimensions(&DEFAULTS)?;
-    let rope = config.rope(&dimensions, &RopeSource::only(DEFAULTS.rope_theta))?;
+    let rope = config.rope(
+        &dimensions,
+        &RopeSource {
+            default_original: Some(DEFAULTS.max_position_embeddings),
+            ..RopeSource::only(DEFAULTS.rope_theta)
+        },
+    )?;
     let window = config.count("sliding_window")?;
     Ok(DecoderSpec {
         activation: config.activation("hidden_act", Activation::Silu)?,
         tie_word_embeddings: config.tied(&DEFAULTS)?,
-        sliding_window: config.layer_windows(dimensions.num_hidden_layers, window, |_| true)?,
+        sliding_window: vec![window; dimensions.num_hidden_layers],
         ..plain_decoder(NAME, dimensions, rope)
     })
 }
@@ -93,6 +99,15 @@ mod tests {
         };
         assert_eq!(*original_max_position_embeddings, 4096);
         assert_eq!(*attention_factor, (1.0 + 32f64.ln() / 4096f64.ln()).sqrt());
+    }
+
+    #[test]
+    fn early_names_of_longrope_are_understood() {
+        for name in ["su", "yarn"] {
+            let mut changes = long(48);
+            changes["rope_scaling"]["type"] = name.into();
+            assert_eq!(phi3(changes).unwrap(), phi3(long(48)).unwrap(), "{name}");
+        }
     }
 
     #[test]
