@@ -9,6 +9,7 @@
 //! - `hostile_models`: model files that lie.
 //! - `random_model`: checkpoints with random weights for the others.
 //! - `shared`: where golden data lies, if it does.
+//! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
 //! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
 
@@ -28,5 +29,6 @@ mod model_reference;
 mod quant_blocks;
 mod random_model;
 mod shared;
+mod task_prompts;
 mod tidy;
 mod tokenizers;

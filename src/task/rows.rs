@@ -1,0 +1,261 @@
+//! Reading rows from a file: JSON lines, a JSON list, or Parquet.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::{Field, Row};
+use serde_json::{Map, Number, Value};
+
+use super::error::TaskError;
+
+/// Bytes of one row as JSON. The longest benchmark row has 90 KB.
+const MAX_ROW_BYTES: usize = 64 << 20;
+/// Rows of one file. The largest training set anyone draws examples from has 8 million.
+const MAX_ROWS: usize = 20_000_000;
+/// Bytes of a file that must be read whole (a JSON list).
+const MAX_JSON_BYTES: u64 = 4 << 30;
+/// Lists in lists in a Parquet row.
+const MAX_DEPTH: usize = 32;
+
+/// A row with its line (or index) in the file, from 1.
+pub(super) type NumberedRow = (usize, Map<String, Value>);
+
+/// File extensions that can be read, in the order in which they are looked for.
+pub(super) const EXTENSIONS: [&str; 3] = ["jsonl", "json", "parquet"];
+
+/// Reads all rows of a file, by its extension: `.parquet`, else JSON lines or a JSON list,
+/// whichever its first character says.
+///
+/// # Errors
+/// The file cannot be read, or a line is not a JSON object; the line is named.
+pub(super) fn read(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
+    let extension = path.extension().unwrap_or_default();
+    if extension.eq_ignore_ascii_case("parquet") {
+        return read_parquet(path);
+    }
+    let io = |source| TaskError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    skip_mark(&mut reader).map_err(io)?;
+    // Blank lines before the first row belong to JSON lines: they count as lines below.
+    let buffer = reader.fill_buf().map_err(io)?;
+    let first = buffer
+        .iter()
+        .find(|byte| !byte.is_ascii_whitespace())
+        .copied();
+    match first {
+        Some(b'[') if bytes > MAX_JSON_BYTES => {
+            let problem = format!("{bytes} bytes; a JSON list is read up to {MAX_JSON_BYTES}");
+            Err(data(path, None, problem))
+        }
+        Some(b'[') => read_list(path, reader),
+        _ => read_lines(path, reader),
+    }
+}
+
+/// Skips a byte-order mark.
+fn skip_mark(reader: &mut impl BufRead) -> std::io::Result<()> {
+    if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+        reader.consume(3);
+    }
+    Ok(())
+}
+
+fn data(path: &Path, line: Option<usize>, problem: String) -> TaskError {
+    TaskError::Data {
+        path: path.to_owned(),
+        line,
+        problem,
+    }
+}
+
+fn read_list(path: &Path, reader: impl Read) -> Result<Vec<NumberedRow>, TaskError> {
+    let items: Vec<Value> = serde_json::from_reader(reader)
+        .map_err(|error| data(path, Some(error.line()), format!("not JSON: {error}")))?;
+    let items = items.into_iter().enumerate();
+    items
+        .map(|(index, item)| match item {
+            Value::Object(row) => Ok((index + 1, row)),
+            _ => {
+                let problem = format!("item {} of the list is not an object", index + 1);
+                Err(data(path, None, problem))
+            }
+        })
+        .collect()
+}
+
+fn read_lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<NumberedRow>, TaskError> {
+    let mut rows = Vec::new();
+    let mut line = Vec::new();
+    let mut number = 0;
+    loop {
+        line.clear();
+        number += 1;
+        let limited = &mut (&mut reader).take(MAX_ROW_BYTES as u64 + 1);
+        let length = limited
+            .read_until(b'\n', &mut line)
+            .map_err(|source| TaskError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        if length == 0 {
+            return Ok(rows);
+        }
+        if length > MAX_ROW_BYTES || rows.len() == MAX_ROWS {
+            let problem = format!("more than {MAX_ROW_BYTES} bytes in a row or {MAX_ROWS} rows");
+            return Err(data(path, Some(number), problem));
+        }
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Value::Object(row)) => rows.push((number, row)),
+            Ok(_) => {
+                let problem = "expected a JSON object".to_owned();
+                return Err(data(path, Some(number), problem));
+            }
+            Err(error) => {
+                let problem = format!("column {}: not JSON: {error}", error.column());
+                return Err(data(path, Some(number), problem));
+            }
+        }
+    }
+}
+
+fn read_parquet(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
+    // The Parquet reader asserts on some damaged files: a panic there is the file's fault.
+    match catch_unwind(AssertUnwindSafe(|| parquet_rows(path))) {
+        Ok(rows) => rows,
+        Err(_) => Err(data(path, None, "damaged Parquet file".to_owned())),
+    }
+}
+
+fn parquet_rows(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
+    let io = |source| TaskError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let damaged = |error: parquet::errors::ParquetError| {
+        data(path, None, format!("not readable as Parquet: {error}"))
+    };
+    let file = File::open(path).map_err(io)?;
+    let reader = SerializedFileReader::new(file).map_err(damaged)?;
+    let mut rows = Vec::new();
+    for row in reader.get_row_iter(None).map_err(damaged)? {
+        if rows.len() == MAX_ROWS {
+            return Err(data(path, None, format!("more than {MAX_ROWS} rows")));
+        }
+        let row = object(&row.map_err(damaged)?, 0)
+            .map_err(|problem| data(path, Some(rows.len() + 1), problem))?;
+        rows.push((rows.len() + 1, row));
+    }
+    Ok(rows)
+}
+
+fn object(row: &Row, depth: usize) -> Result<Map<String, Value>, String> {
+    let columns = row.get_column_iter();
+    columns
+        .map(|(name, field)| Ok((name.clone(), value(field, depth + 1)?)))
+        .collect()
+}
+
+fn value(field: &Field, depth: usize) -> Result<Value, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
+    let float = |number: f64| match Number::from_f64(number) {
+        Some(number) => Ok(Value::Number(number)),
+        None => Err(format!("{number} is no JSON number")),
+    };
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(value) => Value::from(*value),
+        Field::Byte(number) => Value::from(*number),
+        Field::Short(number) => Value::from(*number),
+        Field::Int(number) => Value::from(*number),
+        Field::Long(number) => Value::from(*number),
+        Field::UByte(number) => Value::from(*number),
+        Field::UShort(number) => Value::from(*number),
+        Field::UInt(number) => Value::from(*number),
+        Field::ULong(number) => Value::from(*number),
+        Field::Float16(number) => float(f64::from(number.to_f32()))?,
+        Field::Float(number) => float(f64::from(*number))?,
+        Field::Double(number) => float(*number)?,
+        Field::Str(text) => Value::from(text.as_str()),
+        Field::Group(row) => Value::Object(object(row, depth)?),
+        Field::ListInternal(list) => {
+            let items = list.elements().iter();
+            items
+                .map(|item| value(item, depth + 1))
+                .collect::<Result<_, _>>()?
+        }
+        other => {
+            return Err(format!(
+                "a column of a type that tasks cannot read: {other}"
+            ));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(name: &str, text: &[u8]) -> Result<Vec<NumberedRow>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn lines_and_lists_read_alike_and_keep_numbers() {
+        let lines = read_text(
+            "a.jsonl",
+            b"\xef\xbb\xbf{\"a\": 27.0, \"b\": 1}\n\n{\"a\": 2}",
+        )
+        .unwrap();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].1["a"].to_string(), "27.0");
+        assert_eq!(lines[1].0, 3);
+        let list = read_text("a.json", b" [{\"a\": 27.0, \"b\": 1}, {\"a\": 2}]").unwrap();
+        assert_eq!(list[0].1, lines[0].1);
+        assert_eq!(read_text("a.jsonl", b"").unwrap().len(), 0);
+        assert_eq!(read_text("a.jsonl", b"\n\n \n{\"a\":1}\n").unwrap()[0].0, 4);
+    }
+
+    #[test]
+    fn bad_rows_are_named_by_line() {
+        for (text, part) in [
+            (&b"{\"a\": 1}\n{\"a\": }"[..], ":2: column"),
+            (b"{\"a\": 1}\n[1]", ":2: expected a JSON object"),
+            (b"[{}, 1]", "item 2"),
+            (b"[{}", "not JSON"),
+            (b"{\"a\": \"\xff\"}", "not JSON"),
+        ] {
+            let message = read_text("a.jsonl", text).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(read_text("a.jsonl", &b"[".repeat(200_000)).is_err());
+    }
+
+    #[test]
+    fn damaged_parquet_is_an_error() {
+        for bytes in [
+            &b""[..],
+            b"PAR1",
+            b"PAR1\0\0\0\0PAR1",
+            &[0xff; 4096],
+            b"PAR1aaaa\xff\xff\xff\xffPAR1",
+        ] {
+            assert!(read_text("a.parquet", bytes).is_err());
+        }
+    }
+}
