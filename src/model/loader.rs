@@ -97,6 +97,27 @@ impl Model {
             .keys()
             .filter_map(|id| Some((*id, self.weight(*id)?)))
     }
+
+    /// Elements of all weights, a tied head counted once.
+    pub fn num_parameters(&self) -> u64 {
+        let elements = |(_, weight): (_, Weight<'_>)| weight.rows() as u64 * weight.cols() as u64;
+        self.weights().map(elements).sum()
+    }
+
+    /// Bytes of the stored weights by the type that they are stored in, largest share first.
+    pub fn stored_bytes(&self) -> Vec<(BlockType, u64)> {
+        let of_type = |block_type| {
+            let weights = self.weights().map(|(_, weight)| weight);
+            let bytes = weights
+                .filter(|weight| weight.block_type() == block_type)
+                .map(|weight| weight.num_bytes() as u64);
+            (block_type, bytes.sum())
+        };
+        let mut stored: Vec<(BlockType, u64)> = BlockType::ALL.map(of_type).to_vec();
+        stored.retain(|(_, bytes)| *bytes > 0);
+        stored.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        stored
+    }
 }
 
 /// Finds the weights of one checkpoint.

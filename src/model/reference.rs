@@ -15,16 +15,21 @@ pub struct ReferenceOutput {
     pub hidden_states: Vec<Vec<f32>>,
 }
 
-/// Runs the decoder over one sequence from position 0.
+/// Runs the decoder over one sequence from position 0, with rotary embeddings prepared for
+/// `context_length` ([`Rope::new`]; transformers takes the sequence's own length).
 ///
 /// # Panics
 /// A token id is not below `vocab_size`.
-pub fn reference_forward(model: &Model, token_ids: &[u32]) -> ReferenceOutput {
+pub fn reference_forward(
+    model: &Model,
+    token_ids: &[u32],
+    context_length: usize,
+) -> ReferenceOutput {
     let decoder = Decoder {
         model,
         spec: &model.spec,
         rows: token_ids.len(),
-        ropes: rope_tables(&model.spec, token_ids.len()),
+        ropes: rope_tables(&model.spec, token_ids.len(), context_length),
     };
     let mut hidden = decoder.embed(token_ids);
     let mut hidden_states = vec![hidden.clone()];
@@ -58,10 +63,10 @@ struct RopeTable {
     pairs: usize,
 }
 
-fn rope_tables(spec: &DecoderSpec, positions: usize) -> Vec<RopeTable> {
+fn rope_tables(spec: &DecoderSpec, positions: usize, context_length: usize) -> Vec<RopeTable> {
     let table = |rope: &super::RopeSpec| {
         let pairs = rope.rotary_dim / 2;
-        let rope = Rope::new(rope, positions);
+        let rope = Rope::new(rope, context_length);
         let mut cos = vec![0.0; positions * pairs];
         let mut sin = vec![0.0; positions * pairs];
         let rows = cos.chunks_exact_mut(pairs).zip(sin.chunks_exact_mut(pairs));

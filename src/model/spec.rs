@@ -53,14 +53,26 @@ pub struct DecoderSpec {
 
 /// Bounds of what a configuration may ask for. Each is well above any published model and low
 /// enough that products of two fit 64 bits and per-layer tables stay small.
-mod limits {
-    pub(super) const VOCAB_SIZE: usize = 1 << 24;
-    pub(super) const WIDTH: usize = 1 << 20;
-    pub(super) const LAYERS: usize = 4096;
-    pub(super) const HEADS: usize = 4096;
-    pub(super) const HEAD_DIM: usize = 4096;
-    /// Also the limit to which `f32` counts positions exactly.
-    pub(super) const CONTEXT: usize = 1 << 24;
+const LIMITS: [(&str, usize); 8] = [
+    ("vocab_size", 1 << 24),
+    ("hidden_size", 1 << 20),
+    ("intermediate_size", 1 << 20),
+    ("num_hidden_layers", 1 << 12),
+    ("num_attention_heads", 1 << 12),
+    ("num_key_value_heads", 1 << 12),
+    ("head_dim", 1 << 12),
+    // Also the limit to which `f32` counts positions exactly.
+    ("max_position_embeddings", 1 << 24),
+];
+
+/// Checks a count against its limit; tables are allocated by counts that passed.
+pub(super) fn check_count(quantity: &'static str, found: usize) -> Result<(), ModelError> {
+    let limit = LIMITS.iter().find(|(name, _)| *name == quantity);
+    let (_, limit) = limit.expect("every count has a limit");
+    if (1..=*limit).contains(&found) {
+        return Ok(());
+    }
+    Err(bad(quantity, found, format!("from 1 to {limit}")))
 }
 
 impl DecoderSpec {
@@ -85,31 +97,17 @@ impl DecoderSpec {
     /// A number is zero, absurd, not finite, or does not fit another.
     pub fn validate(&self) -> Result<(), ModelError> {
         let counts = [
-            ("vocab_size", self.vocab_size, limits::VOCAB_SIZE),
-            ("hidden_size", self.hidden_size, limits::WIDTH),
-            ("intermediate_size", self.intermediate_size, limits::WIDTH),
-            ("num_hidden_layers", self.num_hidden_layers, limits::LAYERS),
-            (
-                "num_attention_heads",
-                self.num_attention_heads,
-                limits::HEADS,
-            ),
-            (
-                "num_key_value_heads",
-                self.num_key_value_heads,
-                limits::HEADS,
-            ),
-            ("head_dim", self.head_dim, limits::HEAD_DIM),
-            (
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                limits::CONTEXT,
-            ),
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
         ];
-        for (quantity, found, limit) in counts {
-            if !(1..=limit).contains(&found) {
-                return Err(bad(quantity, found, format!("from 1 to {limit}")));
-            }
+        for (quantity, found) in counts {
+            check_count(quantity, found)?;
         }
         if !self
             .num_attention_heads

@@ -1,6 +1,7 @@
 //! One integration binary, a module per subject.
 //!
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
+//! - `gguf_metadata`: GGUF metadata that no decoder can have.
 //! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
@@ -22,6 +23,7 @@
 
 mod eval_components;
 mod gguf_listings;
+mod gguf_metadata;
 mod hostile_models;
 mod legacy_grading;
 mod model_loading;

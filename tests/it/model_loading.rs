@@ -1,5 +1,6 @@
 //! Checkpoints that do not fit their configuration, refused by tensor; fused and tied weights.
 
+use micota::kernels::quant::BlockType;
 use micota::model::{LayerWeight, Model, WeightId, reference_forward};
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ fn refusal(model: &RandomModel) -> String {
 }
 
 fn logits(model: &Model) -> Vec<f32> {
-    reference_forward(model, &[5, 17, 60, 3, 5, 95, 0]).logits
+    reference_forward(model, &[5, 17, 60, 3, 5, 95, 0], 7).logits
 }
 
 #[test]
@@ -159,4 +160,19 @@ fn weights_that_a_family_lacks_are_none() {
     assert!(model.layer_weight(3, LayerWeight::Q).is_none());
     let q = model.layer_weight(2, LayerWeight::Q).unwrap();
     assert_eq!((q.rows(), q.cols(), q.num_bytes()), (64, 32, 64 * 32 * 4));
+}
+
+#[test]
+fn parameters_and_bytes_count_every_stored_tensor_once() {
+    for tied in [false, true] {
+        let random = random("qwen2", json!({"tie_word_embeddings": tied}));
+        let count: usize = random
+            .tensors
+            .values()
+            .map(|(_, values)| values.len())
+            .sum();
+        let model = random.load().unwrap();
+        assert_eq!(model.num_parameters(), count as u64);
+        assert_eq!(model.stored_bytes(), [(BlockType::F32, 4 * count as u64)]);
+    }
 }

@@ -47,7 +47,8 @@ fn argmax(logits: &[f32]) -> u32 {
 
 fn check_sequences(model: &Model, reference: &Value, tensors: &SafeTensors<'_>, name: &str) {
     for (sequence, entry) in reference["sequences"].as_object().unwrap() {
-        let output = reference_forward(model, &ids(&entry["ids"]));
+        let token_ids = ids(&entry["ids"]);
+        let output = reference_forward(model, &token_ids, token_ids.len());
         let what = format!("{name} {sequence}");
         assert_close(&output.logits, &f32s(tensors, sequence), &what);
         if sequence == "rand24" {
@@ -76,7 +77,7 @@ fn check_greedy(model: &Model, greedy: &Value, name: &str) {
         if margins[i].as_f64().unwrap() < CLEAR_MARGIN {
             return;
         }
-        let logits = reference_forward(model, &sequence).logits;
+        let logits = reference_forward(model, &sequence, sequence.len()).logits;
         let last = &logits[logits.len() - model.spec.vocab_size..];
         assert_eq!(argmax(last), expected, "{name}, new token {i}");
         sequence.push(expected);

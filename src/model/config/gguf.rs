@@ -6,6 +6,7 @@
 use super::Dimensions;
 use crate::formats::{Checkpoint, GgufMetadata};
 use crate::kernels::quant::BlockType;
+use crate::model::spec::check_count;
 use crate::model::{ModelError, RopeScaling, RopeSpec};
 
 const PLACE: &str = "GGUF metadata";
@@ -118,11 +119,13 @@ impl<'a> GgufConfig<'a> {
                 format!("the length of a key, {head_dim}"),
             ));
         }
+        let num_hidden_layers = self.required_count("block_count")?;
+        check_count("num_hidden_layers", num_hidden_layers)?;
         Ok(Dimensions {
             vocab_size: embedding.shape.first().copied().unwrap_or(0),
             hidden_size,
             intermediate_size: self.required_count("feed_forward_length")?,
-            num_hidden_layers: self.required_count("block_count")?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads: self
                 .count("attention.head_count_kv")?

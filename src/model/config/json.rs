@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Defaults, Dimensions};
+use crate::model::spec::check_count;
 use crate::model::{Activation, ModelError};
 
 const PLACE: &str = "config.json";
@@ -207,11 +208,13 @@ impl<'a> JsonConfig<'a> {
                 });
             }
         };
+        let num_hidden_layers = self.required_count("num_hidden_layers")?;
+        check_count("num_hidden_layers", num_hidden_layers)?;
         Ok(Dimensions {
             vocab_size: self.required_count("vocab_size")?,
             hidden_size,
             intermediate_size: self.required_count("intermediate_size")?,
-            num_hidden_layers: self.required_count("num_hidden_layers")?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,

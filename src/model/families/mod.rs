@@ -104,6 +104,8 @@ fn unknown(found: &str) -> ModelError {
 
 /// The decoder that most families vary: RMS norms, SiLU gate, full attention scaled by
 /// `1 / sqrt(head_dim)`, one rotary embedding, no biases, caps or extra norms.
+///
+/// The number of layers was checked where it was read, so the tables per layer are small.
 fn plain_decoder(family: &'static str, dimensions: Dimensions, rope: RopeSpec) -> DecoderSpec {
     DecoderSpec {
         family,
