@@ -15,6 +15,9 @@ pub mod model;
 
 pub mod convert;
 pub mod merge;
+pub mod train;
+
+pub mod data;
 
 pub mod formats;
 pub mod kernels;

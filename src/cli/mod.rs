@@ -12,7 +12,9 @@ mod completions;
     dead_code,
     reason = "until every subcommand that fails or stops early is here"
 )]
+mod data;
 mod exit;
+mod train;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,12 +33,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(train::Args),
+    Data(data::Args),
     Completions(completions::Args),
 }
 
 impl Command {
     fn run(self) -> anyhow::Result<Exit> {
         match self {
+            Self::Train(args) => train::run(&args),
+            Self::Data(args) => data::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
         }
     }

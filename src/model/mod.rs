@@ -15,6 +15,7 @@ mod spec;
 mod weight;
 
 pub use error::ModelError;
+pub use families::spec_from_config;
 pub use loader::Model;
 pub use reference::{ReferenceOutput, reference_forward};
 pub use rope::Rope;

@@ -34,3 +34,4 @@ mod shared;
 mod task_prompts;
 mod tidy;
 mod tokenizers;
+mod train;

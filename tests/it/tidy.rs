@@ -15,6 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "train",
         &["model", "formats", "kernels", "durable", "random"],
     ),
+    ("data", &["random"]),
     ("formats", &["durable"]),
     ("kernels", &[]),
     ("durable", &[]),

@@ -61,6 +61,16 @@ pub(super) fn describe(
     }
 }
 
+/// The decoder that a `config.json` describes, before any weight is looked at.
+///
+/// # Errors
+/// The architecture is not supported, or a value makes no sense.
+pub fn spec_from_config(config: &serde_json::Value) -> Result<DecoderSpec, ModelError> {
+    let (spec, _) = describe_json(&JsonConfig::new(config)?)?;
+    spec.validate()?;
+    Ok(spec)
+}
+
 fn describe_json(
     config: &JsonConfig<'_>,
 ) -> Result<(DecoderSpec, &'static TensorNames), ModelError> {

@@ -1,0 +1,59 @@
+//! What can go wrong in training.
+
+use std::path::PathBuf;
+
+/// A failure of the training room.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe is not valid; the text names line, column and key.
+    #[error("{path}: {reason}", path = .path.display())]
+    Recipe {
+        /// The recipe's file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
+    /// A data file is not what the recipe says.
+    #[error("{path}: {reason}", path = .path.display())]
+    Data {
+        /// The data file.
+        path: PathBuf,
+        /// What is wrong, with the row's number.
+        reason: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {error}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The loss or a gradient is not a number any more.
+    #[error(
+        "step {step}: the loss is {loss} and the gradient norm {grad_norm}; weights were left as \
+         they were after step {last_good}; lower learning_rate or look at the rows of this step: \
+         {rows:?}"
+    )]
+    Diverged {
+        /// The step that failed.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm.
+        grad_norm: f64,
+        /// The last step whose update was applied.
+        last_good: usize,
+        /// The rows of the step's batches, by their place in the training set.
+        rows: Vec<usize>,
+    },
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+    /// A model or tokenizer file cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] crate::formats::FormatError),
+    /// A tensor operation failed.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}

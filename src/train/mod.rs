@@ -1,0 +1,24 @@
+//! Supervised fine-tuning on candle's autograd: recipe, rows, batches, decoder with gradients,
+//! optimiser, schedule, loop. Reads the recipes and data formats of LLaMA-Factory.
+
+pub mod recipe;
+pub mod run;
+
+pub mod dataset;
+pub mod encode;
+pub mod template;
+
+pub mod batch;
+pub mod order;
+
+pub mod decoder;
+pub mod init;
+pub mod ops;
+
+pub mod optimizer;
+pub mod schedule;
+pub mod trainer;
+
+mod error;
+
+pub use error::TrainError;

@@ -1,0 +1,49 @@
+//! A bias added to every row, with its backward pass.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::{operand, with_values};
+use crate::kernels::grad::bias as kernel;
+
+struct AddBias;
+
+/// `x + bias` per row. Shapes: `x`: `[rows, width]`, `bias`: `[width]`.
+///
+/// # Errors
+/// Shapes or dtypes do not fit.
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(&bias.contiguous()?, AddBias)
+}
+
+impl CustomOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let values = operand(x, x_layout)?;
+        let mut y = vec![0.0; values.len()];
+        kernel::forward(values, operand(bias, bias_layout)?, &mut y);
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dbias = with_values(&[dy], |v| kernel::backward(v[0], bias.elem_count()))?;
+        Ok((
+            Some(dy.clone()),
+            Some(Tensor::from_vec(dbias, bias.shape(), bias.device())?),
+        ))
+    }
+}
