@@ -10,6 +10,7 @@
 //! - `hostile_models`: model files that lie.
 //! - `random_model`: checkpoints with random weights for the others.
 //! - `shared`: where golden data lies, if it does.
+//! - `symbolic_grading`: mathematical equality against a careful marker.
 //! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
 //! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
@@ -31,6 +32,7 @@ mod model_reference;
 mod quant_blocks;
 mod random_model;
 mod shared;
+mod symbolic_grading;
 mod task_prompts;
 mod tidy;
 mod tokenizers;
