@@ -23,4 +23,5 @@ pub mod formats;
 pub mod kernels;
 
 pub mod durable;
+pub mod hub;
 pub mod random;

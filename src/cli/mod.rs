@@ -14,6 +14,8 @@ mod completions;
 )]
 mod data;
 mod exit;
+mod prompting;
+mod tasks;
 mod train;
 
 use std::ffi::OsString;
@@ -35,6 +37,7 @@ struct Cli {
 enum Command {
     Train(train::Args),
     Data(data::Args),
+    Tasks(Box<tasks::Args>),
     Completions(completions::Args),
 }
 
@@ -43,6 +46,7 @@ impl Command {
         match self {
             Self::Train(args) => train::run(&args),
             Self::Data(args) => data::run(&args),
+            Self::Tasks(args) => tasks::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
         }
     }

@@ -1,4 +1,5 @@
-//! Finding a task's data: a local folder first, then the task's own files.
+//! Finding a task's data: the data folder of the command line first, then the task's own files,
+//! then the Hugging Face hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,14 +10,18 @@ use super::builtin::ProcessDocs;
 use super::config::TaskConfig;
 use super::document::{Document, Origin, field_names};
 use super::error::{NoData, TaskError};
+use super::hub_files;
 use super::rows::{self, EXTENSIONS};
 use super::sets::{self, DataSet, HubId};
+use crate::hub::{Hub, RepoKind};
 
 /// Where data may come from.
 #[derive(Clone, Debug, Default)]
 pub struct DataSources {
     /// `--data-dir` or `MICOTA_DATA`: a folder laid out as `SET/SPLIT.jsonl`, or a single file.
     pub data_dir: Option<PathBuf>,
+    /// The hub; `None` never asks it.
+    pub hub: Option<Hub>,
 }
 
 /// A task's data.
@@ -31,6 +36,11 @@ pub struct TaskData {
 }
 
 impl DataSources {
+    /// The data folder of the command line, and the hub behind it.
+    pub fn new(data_dir: Option<PathBuf>, hub: Option<Hub>) -> Self {
+        Self { data_dir, hub }
+    }
+
     /// Loads the documents of a task, and its examples where it wants any.
     ///
     /// # Errors
@@ -84,82 +94,179 @@ impl DataSources {
         task: &TaskConfig,
         split: &str,
     ) -> Result<(Vec<Document>, Vec<PathBuf>), TaskError> {
-        let found = self.locate(task, split)?;
-        let mut documents = Vec::new();
-        for path in &found.files {
+        let Located { files, shape } = self.locate(task, split)?;
+        let mut rows: Vec<Row> = Vec::new();
+        for path in &files {
             let file: Arc<Path> = Arc::from(path.as_path());
-            for (line, fields) in rows::read(path)? {
-                let fields = match found.shape {
-                    Some(id) => id.hub_shape(fields),
-                    None => fields,
-                };
-                let origin = Origin {
-                    file: file.clone(),
-                    line,
-                };
-                documents.push(processed(task, fields, origin)?);
-            }
+            rows.extend(rows::read(path)?.into_iter().map(|(line, fields)| {
+                let file = file.clone();
+                (Origin { file, line }, fields)
+            }));
         }
-        if documents.is_empty() {
-            let path = found.files.first().cloned().unwrap_or_default();
+        let rows = shape.apply(rows)?;
+        if rows.is_empty() {
             return Err(TaskError::Data {
-                path,
+                path: files.first().cloned().unwrap_or_default(),
                 line: None,
                 problem: format!("no rows for split `{split}` of task {}", task.name),
             });
         }
-        Ok((documents, found.files))
+        let documents = rows
+            .into_iter()
+            .map(|(origin, fields)| processed(task, fields, origin));
+        Ok((documents.collect::<Result<_, _>>()?, files))
     }
 
     /// The files of a split, or an error that names all that was looked for.
     fn locate(&self, task: &TaskConfig, split: &str) -> Result<Located, TaskError> {
         let mut tried = Vec::new();
-        if let Some(dir) = &self.data_dir {
-            if dir.is_file() {
-                return Ok(Located::raw(vec![dir.clone()]));
+        match &self.data_dir {
+            Some(file) if file.is_file() => return Ok(Located::raw(vec![file.clone()])),
+            Some(dir) => {
+                if let Some(found) = in_data_dir(dir, task, split, &mut tried) {
+                    return Ok(found);
+                }
             }
-            if let Some(found) = in_data_dir(dir, task, split, &mut tried) {
-                return Ok(found);
-            }
+            None => tried.push("no --data-dir and no MICOTA_DATA given".to_owned()),
         }
-        if let Some(found) = own_files(task, split, &mut tried)? {
+        if let Some(found) = own_files(task, self.data_dir.as_deref(), split, &mut tried) {
+            return Ok(found);
+        }
+        if let Some(found) = self.on_hub(task, split, &mut tried)? {
             return Ok(found);
         }
         let known = Known::of(&task.dataset.path);
-        let folder = match &known {
-            Known::Set(set) => set.name.to_owned(),
-            Known::Id(id) => id.set.to_owned(),
-            Known::No => task
-                .dataset
-                .path
-                .rsplit('/')
-                .next()
-                .unwrap_or("")
-                .to_owned(),
-        };
-        if tried.is_empty() {
-            tried.push("no --data-dir and no MICOTA_DATA given".to_owned());
-        }
+        let id = known.hub_id(&task.dataset.path);
         Err(TaskError::NoData(Box::new(NoData {
             task: task.name.clone(),
             split: split.to_owned(),
             dataset: task.dataset.path.clone(),
             tried,
-            local: format!("{folder}/{}.jsonl", known.local_split(split)),
-            remote: "download it with the Hugging Face hub".to_owned(),
+            local: match task
+                .dataset
+                .data_files
+                .iter()
+                .find(|(name, _)| name == split)
+            {
+                Some((_, files)) => files.join(" and "),
+                None => format!(
+                    "{}/{}.jsonl",
+                    known.folder(&task.dataset.path),
+                    known.local_split(split)
+                ),
+            },
+            remote: match id {
+                Some(id) => format!(
+                    "let it be downloaded as {id} from the Hugging Face hub (network, and no \
+                     HF_HUB_OFFLINE)"
+                ),
+                None => "correct the paths in the task's file".to_owned(),
+            },
         })))
     }
+
+    /// Brings a split from the hub. `None`, with the reason in `tried`, where the hub cannot.
+    fn on_hub(
+        &self,
+        task: &TaskConfig,
+        split: &str,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<Located>, TaskError> {
+        let known = Known::of(&task.dataset.path);
+        let (Some(id), Some(hub)) = (known.hub_id(&task.dataset.path), &self.hub) else {
+            return Ok(None);
+        };
+        let revision = task.dataset.revision.as_deref();
+        let name = task.dataset.name.as_deref();
+        let (configs, splits, shape) = match &known {
+            Known::Set(set) if split == "test" => {
+                let configs = set.hub.configs.iter().map(|config| Some(*config)).collect();
+                (configs, set.hub.test_splits.to_vec(), Shape::Ours(set))
+            }
+            Known::Set(set) => {
+                let configs = set.hub.configs.iter().map(|config| Some(*config)).collect();
+                (configs, vec![split], Shape::Ours(set))
+            }
+            Known::Id(_) | Known::No => (vec![name], vec![split], Shape::AsIs),
+        };
+        let listing = match hub.list(RepoKind::Dataset, id, revision) {
+            Ok(listing) => listing,
+            Err(error) => {
+                tried.push(error.to_string());
+                return Ok(None);
+            }
+        };
+        let mut files = Vec::new();
+        for config in configs {
+            for split in &splits {
+                let names = match hub_files::choose(&listing.files, config, split) {
+                    Ok(names) => names,
+                    Err(reason) => {
+                        tried.push(format!("{id} on the hub: {reason}"));
+                        return Ok(None);
+                    }
+                };
+                for name in names {
+                    let path = hub.file(RepoKind::Dataset, id, revision, &name);
+                    files.push(path.map_err(|source| TaskError::Hub {
+                        task: task.name.clone(),
+                        source: Box::new(source),
+                    })?);
+                }
+            }
+        }
+        Ok(Some(Located { files, shape }))
+    }
 }
+
+/// A row and where it stands.
+type Row = (Origin, Map<String, Value>);
 
 /// Files with rows, and the shape to give them.
 struct Located {
     files: Vec<PathBuf>,
-    shape: Option<&'static HubId>,
+    shape: Shape,
 }
 
 impl Located {
     fn raw(files: Vec<PathBuf>) -> Self {
-        Self { files, shape: None }
+        Self {
+            files,
+            shape: Shape::AsIs,
+        }
+    }
+}
+
+/// What is done to rows before the task sees them.
+enum Shape {
+    AsIs,
+    /// Rows of the hub become those of a named set.
+    Ours(&'static DataSet),
+    /// Rows of a named set become those that the hub has under an id.
+    Hub(&'static HubId),
+}
+
+impl Shape {
+    fn apply(self, rows: Vec<Row>) -> Result<Vec<Row>, TaskError> {
+        match self {
+            Self::AsIs => Ok(rows),
+            Self::Hub(id) => {
+                let shaped = rows
+                    .into_iter()
+                    .map(|(origin, row)| (origin, id.hub_shape(row)));
+                Ok(shaped.collect())
+            }
+            Self::Ours(set) => {
+                set.hub
+                    .rows(rows)
+                    .map_err(|(origin, field, names)| TaskError::Field {
+                        origin: origin.to_string(),
+                        field: field.to_owned(),
+                        reader: format!("the data set {} (from {})", set.name, set.hub.id),
+                        found: format!("the row has {names}"),
+                    })
+            }
+        }
     }
 }
 
@@ -179,6 +286,30 @@ impl Known {
         }
     }
 
+    /// The set's folder under the data folder.
+    fn folder<'a>(&self, path: &'a str) -> &'a str
+    where
+        'static: 'a,
+    {
+        match self {
+            Self::Set(set) => set.name,
+            Self::Id(id) => id.set,
+            Self::No => path,
+        }
+    }
+
+    /// The id under which the hub has it, if it may be there at all.
+    fn hub_id<'a>(&self, path: &'a str) -> Option<&'a str>
+    where
+        'static: 'a,
+    {
+        match self {
+            Self::Set(set) => Some(set.hub.id),
+            Self::Id(id) => Some(id.id),
+            Self::No => (!is_format(path)).then_some(path),
+        }
+    }
+
     /// The local name of a split: a hub set whose only split is `train` is our `test`.
     fn local_split<'a>(&self, split: &'a str) -> &'a str {
         match self {
@@ -195,15 +326,11 @@ fn in_data_dir(
     split: &str,
     tried: &mut Vec<String>,
 ) -> Option<Located> {
-    let known = Known::of(&task.dataset.path);
-    let (folder, shape) = match &known {
-        Known::Set(set) => (set.name, None),
-        Known::Id(id) => (id.set, Some(*id)),
-        Known::No => (task.dataset.path.as_str(), None),
-    };
-    if matches!(folder, "json" | "parquet" | "csv" | "text") {
+    if is_format(&task.dataset.path) {
         return None;
     }
+    let known = Known::of(&task.dataset.path);
+    let folder = known.folder(&task.dataset.path);
     let split = known.local_split(split);
     let own_name = dir.file_name().is_some_and(|name| name == folder);
     let mut bases = vec![dir.join(folder).join(split)];
@@ -218,6 +345,10 @@ fn in_data_dir(
             // Not `with_extension`: a hub name may hold a dot.
             let path = PathBuf::from(format!("{}.{extension}", base.display()));
             if path.is_file() {
+                let shape = match known {
+                    Known::Id(id) => Shape::Hub(id),
+                    Known::Set(_) | Known::No => Shape::AsIs,
+                };
                 let files = vec![path];
                 return Some(Located { files, shape });
             }
@@ -227,37 +358,43 @@ fn in_data_dir(
     None
 }
 
-/// The task's own `data_files`: as they stand (from the working directory), beside the task's
-/// file, or under the data folder of the command line is not asked for here.
+/// Whether a `dataset_path` names a file format rather than a data set.
+fn is_format(path: &str) -> bool {
+    matches!(path, "json" | "parquet")
+}
+
+/// The task's own `data_files`: from the working directory, beside the task's file, or below the
+/// data folder of the command line.
 fn own_files(
     task: &TaskConfig,
+    data_dir: Option<&Path>,
     split: &str,
     tried: &mut Vec<String>,
-) -> Result<Option<Located>, TaskError> {
+) -> Option<Located> {
     let dataset = &task.dataset;
     let Some((_, names)) = dataset.data_files.iter().find(|(name, _)| name == split) else {
         if !dataset.data_files.is_empty() {
             let splits: Vec<&str> = dataset.data_files.iter().map(|(s, _)| s.as_str()).collect();
             tried.push(format!("`data_files` has the splits {}", splits.join(", ")));
         }
-        return Ok(None);
+        return None;
     };
     let mut files = Vec::new();
     for name in names {
-        let places = [
-            Some(PathBuf::from(name)),
-            dataset.folder.as_ref().map(|f| f.join(name)),
-        ];
-        let mut places = places.into_iter().flatten();
+        let folders = [Some(Path::new("")), dataset.folder.as_deref(), data_dir];
+        let mut places = folders
+            .into_iter()
+            .flatten()
+            .map(|folder| folder.join(name));
         match places.find(|path| path.is_file()) {
             Some(path) => files.push(path),
             None => {
-                tried.push(format!("no file {name} (data_files of {})", task.source));
-                return Ok(None);
+                tried.push(format!("no file {name} (`data_files` of {})", task.source));
+                return None;
             }
         }
     }
-    Ok((!files.is_empty()).then(|| Located::raw(files)))
+    (!files.is_empty()).then(|| Located::raw(files))
 }
 
 /// Turns a row into a document by the task's `process_docs`.

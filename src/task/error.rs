@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::yaml::Place;
+use crate::hub::HubError;
 
 /// An error of the `task` room.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +188,14 @@ pub enum TaskError {
     /// A chat template does not parse or refuses the messages.
     #[error("chat template: {0}")]
     Chat(String),
+    /// The hub could not provide a file.
+    #[error("task {task}: {source}")]
+    Hub {
+        /// The task.
+        task: String,
+        /// Why.
+        source: Box<HubError>,
+    },
     /// Few-shot examples cannot be drawn.
     #[error("task {task}: {problem}")]
     Fewshot {

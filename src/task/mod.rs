@@ -13,6 +13,7 @@ mod document;
 mod error;
 mod fewshot;
 mod gen_kwargs;
+mod hub_files;
 mod prompt;
 pub mod python;
 mod registry;

@@ -247,6 +247,8 @@ impl Source {
         self.check_keys(&TASK_KEYS, "a task")?;
         let mut notes = Vec::new();
         let name = self.require(self.text("task")?, "a task", "task")?;
+        self.texts("tag")?;
+        self.texts("group")?;
         self.output_type()?;
         let process_docs = self.hook::<ProcessDocs>(&name, &mut notes)?;
         let process_results = self.hook::<ProcessResults>(&name, &mut notes)?;

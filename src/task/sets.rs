@@ -4,13 +4,9 @@
 //! have the same fields. The same table lets a task that names a hub id read the local folder, in
 //! the shape that the hub's rows have.
 
-#![allow(
-    dead_code,
-    reason = "the hub's side of the table is read once the hub room lands"
-)]
-
 use serde_json::{Map, Number, Value};
 
+use super::document::field_names;
 use super::python;
 
 /// A data set with a name of its own.
@@ -256,43 +252,59 @@ pub(super) fn by_hub_id(id: &str) -> Option<&'static HubId> {
         .find(|known| known.id.eq_ignore_ascii_case(id))
 }
 
+/// A row without a field: its tag, the field, and the fields that it has.
+type MissingField<T> = (T, &'static str, String);
+
 impl HubSource {
-    /// Turns the hub's rows (of all configurations and splits, in order) into ours.
+    /// Turns the hub's rows (of all configurations and splits, in order) into ours. Each comes with
+    /// a tag, such as its place in a file, that stays with it.
     ///
     /// # Errors
-    /// A row that lacks a field: its index and the field.
-    pub(super) fn rows(
+    /// A row that lacks a field.
+    pub(super) fn rows<T>(
         &self,
-        rows: impl IntoIterator<Item = Map<String, Value>>,
-    ) -> Result<Vec<Map<String, Value>>, (usize, &'static str)> {
+        rows: impl IntoIterator<Item = (T, Map<String, Value>)>,
+    ) -> Result<Vec<(T, Map<String, Value>)>, MissingField<T>> {
         let mut ours = Vec::new();
-        for (index, row) in rows.into_iter().enumerate() {
+        for (tag, row) in rows {
             if !self.keep.keeps(&row) {
                 continue;
             }
-            let mut mapped = Map::new();
-            for Field { name, from } in self.fields {
-                let value = match from {
-                    From::Index => Value::from(ours.len()),
-                    From::Aime2025 => {
-                        let exam = if ours.len() < 15 { "I" } else { "II" };
-                        Value::from(format!("AIME 2025 {exam} Problem {}", ours.len() % 15 + 1))
-                    }
-                    From::Text(field) => {
-                        let value = row.get(*field).ok_or((index, *field))?;
-                        Value::from(python::text(value).replace("^\\circ", ""))
-                    }
-                    From::Hub(field) => row.get(*field).cloned().ok_or((index, *field))?,
-                    From::Float(field) => {
-                        let value = row.get(*field).ok_or((index, *field))?;
-                        float(value).ok_or((index, *field))?
-                    }
-                };
-                mapped.insert((*name).to_owned(), value);
+            match self.mapped(&row, ours.len()) {
+                Ok(mapped) => ours.push((tag, mapped)),
+                Err(field) => return Err((tag, field, field_names(&row))),
             }
-            ours.push(mapped);
         }
         Ok(ours)
+    }
+
+    fn mapped(
+        &self,
+        row: &Map<String, Value>,
+        index: usize,
+    ) -> Result<Map<String, Value>, &'static str> {
+        let mut mapped = Map::new();
+        for Field { name, from } in self.fields {
+            let value = match from {
+                From::Index => Some(Value::from(index)),
+                From::Aime2025 => {
+                    let exam = if index < 15 { "I" } else { "II" };
+                    Some(format!("AIME 2025 {exam} Problem {}", index % 15 + 1).into())
+                }
+                From::Hub(field) => row.get(*field).cloned(),
+                From::Text(field) => {
+                    let value = row.get(*field).map(python::text);
+                    value.map(|text| text.replace("^\\circ", "").into())
+                }
+                From::Float(field) => row.get(*field).and_then(float),
+            };
+            let missing = match from {
+                From::Hub(field) | From::Text(field) | From::Float(field) => field,
+                From::Index | From::Aime2025 => name,
+            };
+            mapped.insert((*name).to_owned(), value.ok_or(*missing)?);
+        }
+        Ok(mapped)
     }
 }
 
@@ -361,7 +373,11 @@ mod tests {
                 json!({"id": id, "problem": "p", "solution": "s", "answer": "025", "url": "u", "extra": 1}),
             )
         };
-        let rows = aime.rows([row(59), row(60), row(90)]).unwrap();
+        let rows = aime
+            .rows([(1, row(59)), (2, row(60)), (3, row(90))])
+            .unwrap();
+        assert_eq!(rows[0].0, 2);
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         assert_eq!(
             serde_json::to_string(&rows).unwrap(),
             r#"[{"id":60,"problem":"p","solution":"s","answer":"025","url":"u","question":"p"}]"#
@@ -371,10 +387,11 @@ mod tests {
             json!({"ID": "chal-1", "Body": "b", "Question": "q", "Equation": "e",
                                 "Answer": "145", "Type": "t"}),
         );
-        let rows = svamp.rows([row.clone(), row]).unwrap();
-        assert_eq!(rows[1]["idx"], json!(1));
-        assert_eq!(rows[0]["Answer"].to_string(), "145.0");
-        assert_eq!(svamp.rows([Map::new()]), Err((0, "Answer")));
+        let rows = svamp.rows([((), row.clone()), ((), row)]).unwrap();
+        assert_eq!(rows[1].1["idx"], json!(1));
+        assert_eq!(rows[0].1["Answer"].to_string(), "145.0");
+        let error = svamp.rows([(7, Map::new())]).unwrap_err();
+        assert_eq!((error.0, error.1), (7, "Answer"));
     }
 
     #[test]

@@ -7,10 +7,12 @@
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `gguf_listings`: reads the listings of reference conversions.
+//! - `hub_downloads`: the hub room against a server on this machine.
 //! - `hostile_models`: model files that lie.
 //! - `random_model`: checkpoints with random weights for the others.
 //! - `shared`: where golden data lies, if it does.
 //! - `symbolic_grading`: mathematical equality against a careful marker.
+//! - `task_files`: task files by name, by include, and wrong ones.
 //! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
 //! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
@@ -26,6 +28,7 @@ mod eval_components;
 mod gguf_listings;
 mod gguf_metadata;
 mod hostile_models;
+mod hub_downloads;
 mod legacy_grading;
 mod model_loading;
 mod model_reference;
@@ -33,6 +36,7 @@ mod quant_blocks;
 mod random_model;
 mod shared;
 mod symbolic_grading;
+mod task_files;
 mod task_prompts;
 mod tidy;
 mod tokenizers;

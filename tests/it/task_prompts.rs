@@ -53,9 +53,7 @@ fn one(name: &str) -> TaskConfig {
 fn every_document_prompt_and_target_hashes_as_in_the_reference() {
     let Some(shared) = shared() else { return };
     let template = ChatTemplate::new(CHATML, &[("eos_token", "<|im_end|>")]).unwrap();
-    let sources = DataSources {
-        data_dir: Some(shared.join("data")),
-    };
+    let sources = DataSources::new(Some(shared.join("data")), None);
     let mut num_documents = 0;
     for name in FIVE {
         let task = one(name);
@@ -96,9 +94,7 @@ fn logged_samples_have_our_documents_targets_and_arguments() {
         chat_template: Some(&template),
         ..PromptOptions::default()
     };
-    let sources = DataSources {
-        data_dir: Some(shared.join("data")),
-    };
+    let sources = DataSources::new(Some(shared.join("data")), None);
     let overrides = micota::task::Overrides {
         gen_kwargs: micota::task::parse_kwargs("do_sample=false,temperature=0,max_gen_toks=16000")
             .unwrap(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms of this crate that it may name. `cli` may name all.
 const LAYERS: &[(&str, &[&str])] = &[
     ("eval", &["task", "grade", "engine", "durable", "random"]),
-    ("task", &["durable", "random"]),
+    ("task", &["durable", "hub", "random"]),
     ("grade", &["random"]),
     ("engine", &["model", "kernels", "formats", "random"]),
     ("model", &["kernels", "formats"]),
@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("data", &["random"]),
     ("formats", &["durable"]),
     ("kernels", &[]),
+    ("hub", &["durable"]),
     ("durable", &[]),
     ("random", &[]),
 ];

@@ -1,0 +1,105 @@
+//! Flags about prompts, the same wherever prompts are built.
+
+use crate::formats::Tokenizer;
+use crate::hub::{Hub, Transfer};
+use crate::task::{ChatOptions, ChatTemplate, DEFAULT_FEWSHOT_SEED, PromptOptions};
+
+use super::exit::usage;
+
+/// How prompts are built.
+#[derive(clap::Args)]
+pub(super) struct PromptArgs {
+    /// Examples before each question; tasks that fix 0 keep it.
+    #[arg(long = "num_fewshot", short = 'f', value_name = "N")]
+    pub(super) num_fewshot: Option<usize>,
+
+    /// Renders prompts with the model's chat template, or with one of its templates by name.
+    #[arg(
+        long = "apply_chat_template",
+        value_name = "NAME",
+        num_args = 0..=1,
+        default_missing_value = ""
+    )]
+    apply_chat_template: Option<String>,
+
+    /// Text of a system message (or, without a chat template, text before everything).
+    #[arg(long = "system_instruction", value_name = "TEXT")]
+    system_instruction: Option<String>,
+
+    /// Makes each few-shot example a turn of its own; needs --apply_chat_template.
+    #[arg(long = "fewshot_as_multiturn", requires = "apply_chat_template")]
+    fewshot_as_multiturn: bool,
+}
+
+impl PromptArgs {
+    /// Whether a chat template is asked for.
+    pub(super) fn wants_template(&self) -> bool {
+        self.apply_chat_template.is_some()
+    }
+
+    /// The chat template that is asked for, if one is.
+    pub(super) fn chat_template(
+        &self,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Option<ChatTemplate>> {
+        let Some(name) = &self.apply_chat_template else {
+            return Ok(None);
+        };
+        let source = if name.is_empty() || name.eq_ignore_ascii_case("true") {
+            tokenizer.chat_template()
+        } else {
+            tokenizer.chat_template_named(name)
+        };
+        let Some(source) = source else {
+            let names: Vec<&str> = tokenizer.chat_template_names().collect();
+            return Err(usage(anyhow::anyhow!(
+                "--apply_chat_template: the model has {}",
+                if names.is_empty() {
+                    "no chat template".to_owned()
+                } else {
+                    format!("no template `{name}`, only {}", names.join(", "))
+                }
+            )));
+        };
+        let tokens = [
+            ("bos_token", tokenizer.bos_token()),
+            ("eos_token", tokenizer.eos_token()),
+            ("pad_token", tokenizer.pad_token()),
+            ("unk_token", tokenizer.unk_token()),
+        ];
+        let tokens: Vec<(&str, &str)> = tokens
+            .into_iter()
+            .filter_map(|(name, token)| Some((name, token?)))
+            .collect();
+        Ok(Some(ChatTemplate::new(source, &tokens)?))
+    }
+
+    /// The options for building prompts.
+    pub(super) fn options<'a>(
+        &'a self,
+        template: Option<&'a ChatTemplate>,
+    ) -> anyhow::Result<PromptOptions<'a>> {
+        Ok(PromptOptions {
+            chat_template: template,
+            chat_options: ChatOptions::default(),
+            system_instruction: self.system_instruction.as_deref(),
+            fewshot_as_multiturn: self.fewshot_as_multiturn,
+            fewshot_seed: DEFAULT_FEWSHOT_SEED,
+        })
+    }
+}
+
+/// The hub with a line on stderr for each file that is downloaded.
+pub(super) fn hub() -> Hub {
+    Hub::from_env().with_progress(|transfer: &Transfer| {
+        if transfer.done_bytes == 0 || transfer.done_bytes == transfer.total_bytes {
+            let state = if transfer.done_bytes == 0 {
+                "downloading"
+            } else {
+                "downloaded"
+            };
+            let (file, bytes) = (&transfer.file, transfer.total_bytes);
+            tracing::info!("{state} {file} ({bytes} bytes)");
+        }
+    })
+}
