@@ -2,5 +2,6 @@
 //! chosen at run time and tested against it; `quant` knows the block formats of GGUF.
 
 pub mod grad;
+pub mod cpu;
 pub mod quant;
 pub mod reference;

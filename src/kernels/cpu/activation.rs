@@ -1,0 +1,172 @@
+//! Exponential, sigmoid and what is made of them, sixteen at a time.
+
+use super::simd::Simd;
+
+/// The gate's activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+}
+
+/// Below this `exp` is zero: the result would not be a normal number.
+const EXP_LOWEST: f32 = -87.0;
+/// Above this `exp` stays at its largest result.
+const EXP_HIGHEST: f32 = 88.0;
+
+/// `exp(x)` to within two units in the last place; exactly 1 at 0, exactly 0 below -87.
+///
+/// *Source*: range reduction by a two-part ln 2 and the degree-5 polynomial of Cephes' `expf`.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    let lowest = simd.splat(EXP_LOWEST);
+    let clamped = simd.min(simd.max(x, lowest), simd.splat(EXP_HIGHEST));
+    let n = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));
+    let r = simd.mul_add(n, simd.splat(-0.693_359_4), clamped);
+    let r = simd.mul_add(n, simd.splat(2.121_944_4e-4), r);
+    let mut series = simd.splat(1.987_569_1e-4);
+    for coefficient in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        series = simd.mul_add(series, r, simd.splat(coefficient));
+    }
+    simd.keep_where_at_least(simd.mul(series, simd.pow2(n)), x, lowest)
+}
+
+/// `1 / (1 + exp(-x))`.
+#[inline(always)]
+fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    let one = simd.splat(1.0);
+    let negative = simd.sub(simd.splat(0.0), x);
+    simd.div(one, simd.add(one, exp(simd, negative)))
+}
+
+/// The activation of each lane.
+#[inline(always)]
+pub(super) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S::F32 {
+    match activation {
+        Activation::Silu => simd.mul(x, sigmoid(simd, x)),
+        Activation::GeluTanh => {
+            // 0.5 * (1 + tanh(u)) is sigmoid(2u), with u = sqrt(2 / pi) * (x + 0.044715 x^3).
+            let square = simd.mul(x, x);
+            let inner = simd.mul_add(square, simd.splat(0.044_715), simd.splat(1.0));
+            let twice_u = simd.mul(simd.mul(x, simd.splat(1.595_769_1)), inner);
+            simd.mul(x, sigmoid(simd, twice_u))
+        }
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+#[inline(always)]
+pub(super) fn soft_cap<S: Simd>(simd: S, x: S::F32, cap: f32) -> S::F32 {
+    // tanh(v) = 2 sigmoid(2v) - 1.
+    let twice = simd.mul(x, simd.splat(2.0 / cap));
+    let doubled = simd.mul(simd.splat(2.0), sigmoid(simd, twice));
+    simd.mul(simd.splat(cap), simd.sub(doubled, simd.splat(1.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::Isa;
+    use super::super::simd::{Kernel, LANES};
+    use super::*;
+
+    /// Applies a function of lanes to any number of values.
+    struct Map<'a, F>(&'a [f32], F);
+
+    trait LaneFunction {
+        fn call<S: Simd>(&self, simd: S, x: S::F32) -> S::F32;
+    }
+
+    impl<F: LaneFunction> Kernel for Map<'_, F> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut out = Vec::new();
+            for chunk in self.0.chunks(LANES) {
+                let mut lanes = [0.0; LANES];
+                lanes[..chunk.len()].copy_from_slice(chunk);
+                let value = self.1.call(simd, simd.load(&lanes));
+                simd.store(value, &mut lanes);
+                out.extend_from_slice(&lanes[..chunk.len()]);
+            }
+            out
+        }
+    }
+
+    struct Exp;
+    impl LaneFunction for Exp {
+        fn call<S: Simd>(&self, simd: S, x: S::F32) -> S::F32 {
+            exp(simd, x)
+        }
+    }
+
+    struct Activate(Activation);
+    impl LaneFunction for Activate {
+        fn call<S: Simd>(&self, simd: S, x: S::F32) -> S::F32 {
+            activate(simd, self.0, x)
+        }
+    }
+
+    struct Cap(f32);
+    impl LaneFunction for Cap {
+        fn call<S: Simd>(&self, simd: S, x: S::F32) -> S::F32 {
+            soft_cap(simd, x, self.0)
+        }
+    }
+
+    fn sweep() -> Vec<f32> {
+        (-4000..=4000).map(|step| step as f32 * 0.0217).collect()
+    }
+
+    #[test]
+    fn exp_is_accurate_and_exact_at_its_ends() {
+        for isa in Isa::available() {
+            let xs = sweep();
+            for (x, y) in xs.iter().zip(isa.run(Map(&xs, Exp))) {
+                let exact = f64::from(*x).exp();
+                if *x >= EXP_LOWEST {
+                    let error = (f64::from(y) - exact).abs() / exact;
+                    assert!(error < 3e-7, "{isa}: exp({x}) is off by {error}");
+                }
+            }
+            let ends = [0.0, -0.0, -88.0, f32::NEG_INFINITY];
+            assert_eq!(isa.run(Map(&ends, Exp)), [1.0, 1.0, 0.0, 0.0], "{isa}");
+        }
+    }
+
+    #[test]
+    fn activations_agree_with_their_definitions() {
+        for isa in Isa::available() {
+            let xs = sweep();
+            let close = |y: f32, exact: f64, what: &str| {
+                let error = (f64::from(y) - exact).abs() / exact.abs().max(1.0);
+                assert!(error < 1e-6, "{isa}: {what} is off by {error}");
+            };
+            for (x, y) in xs.iter().zip(isa.run(Map(&xs, Activate(Activation::Silu)))) {
+                let x = f64::from(*x);
+                close(y, x / (1.0 + (-x).exp()), "silu");
+            }
+            let gelu = isa.run(Map(&xs, Activate(Activation::GeluTanh)));
+            for (x, y) in xs.iter().zip(gelu) {
+                let x = f64::from(*x);
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                close(y, 0.5 * x * (1.0 + u.tanh()), "gelu");
+            }
+            for (x, y) in xs.iter().zip(isa.run(Map(&xs, Cap(50.0)))) {
+                let exact = 50.0 * (f64::from(*x) / 50.0).tanh();
+                let error = (f64::from(y) - exact).abs();
+                assert!(error < 1e-5, "{isa}: soft cap of {x} is off by {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The fast paths on a CPU: one source for every instruction set, chosen at run time.
+//!
+//! Reading order: `simd` (sixteen lanes on any instruction set), `line` (how operands lie in
+//! memory), `tile` (the inner loop), `linear` (matrix products), `pool` (threads).
+//!
+//! What every kernel keeps: **the bits of a row depend on that row alone.** Sums over the inputs
+//! run in one order, whatever the number of rows, tiles, threads or tasks.
+
+#![allow(
+    unsafe_code,
+    reason = "vector instructions, and threads that write disjoint parts of one buffer"
+)]
+
+mod activation;
+mod disjoint;
+mod isa;
+mod line;
+mod linear;
+mod pool;
+mod probe;
+mod simd;
+mod tile;
+
+pub use activation::Activation;
+pub use isa::{Isa, IsaError};
+pub use line::{Bf16, F32, Line, Operand, Rows};
+pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
+pub use pool::ThreadPool;
+pub use probe::{peak_flops, read_bandwidth};
+
+/// What kernels run on: an instruction set and threads.
+pub struct Cpu {
+    isa: Isa,
+    pool: ThreadPool,
+}
+
+impl Cpu {
+    /// The given instruction set on `threads` threads, the caller's included.
+    ///
+    /// # Errors
+    /// The system refused a thread.
+    pub fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
+        let pool = ThreadPool::new(threads)?;
+        Ok(Self { isa, pool })
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}

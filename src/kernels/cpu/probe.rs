@@ -1,0 +1,95 @@
+//! What the machine can do at most, measured: the yardstick of every benchmark.
+//!
+//! Both probes take the best of a few short rounds, so that a moment's noise does not lower the
+//! limit that results are held against.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::Cpu;
+use super::line::{Arithmetic, Line};
+use super::simd::{Kernel, LANES, Simd};
+
+const ROUNDS: usize = 30;
+
+/// Floating point operations per second of all threads together: multiply-adds of one operand type
+/// on registers, no memory.
+#[allow(
+    private_bounds,
+    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
+)]
+pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
+    const STEPS: usize = 300_000;
+    let (isa, threads) = (cpu.isa, cpu.threads());
+    let mut best = 0.0_f64;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        cpu.pool.run(|_| {
+            black_box(isa.run(MultiplyAdds::<O>(STEPS, O::word(&[1e-3; 2]))));
+        });
+        let operations = threads * STEPS * ACCUMULATORS * LANES * O::PER_WORD * 2;
+        best = best.max(operations as f64 / start.elapsed().as_secs_f64());
+    }
+    best
+}
+
+/// Independent sums: enough to hide the latency of a multiply-add.
+const ACCUMULATORS: usize = 16;
+
+struct MultiplyAdds<O: Arithmetic>(usize, O::Word);
+
+impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let lines = black_box([[self.1; LANES]; 4]);
+        let xs = black_box([self.1; 4]);
+        let mut sums = [simd.splat(0.0); ACCUMULATORS];
+        for _ in 0..self.0 {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                *sum = O::multiply_add(simd, *sum, &lines[index % 4], xs[index / 4]);
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| simd.add(a, b));
+        simd.sum(total.expect("there are accumulators"))
+    }
+}
+
+/// Bytes per second that all threads together read from memory, streaming.
+pub fn read_bandwidth(cpu: &mut Cpu) -> f64 {
+    const BYTES: usize = 256 << 20;
+    let lines = vec![Line([1.0_f32; LANES]); BYTES / size_of::<Line<f32>>()];
+    let (isa, threads) = (cpu.isa, cpu.threads());
+    let mut best = 0.0_f64;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        cpu.pool.run(|worker| {
+            let part = lines.len() / threads;
+            black_box(isa.run(Sum(&lines[worker * part..(worker + 1) * part])));
+        });
+        best = best.max(BYTES as f64 / start.elapsed().as_secs_f64());
+    }
+    best
+}
+
+struct Sum<'a>(&'a [Line<f32>]);
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        // Four streams, like the panels of a product, so that one does not wait for another.
+        let quarter = self.0.len() / 4;
+        let mut sums = [simd.splat(0.0); 4];
+        for index in 0..quarter {
+            for (stream, sum) in sums.iter_mut().enumerate() {
+                let line = &self.0[stream * quarter + index];
+                *sum = simd.add(*sum, simd.load(&line.0));
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| simd.add(a, b));
+        simd.sum(total.expect("there are streams"))
+    }
+}
