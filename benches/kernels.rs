@@ -36,12 +36,19 @@ fn measure_linear(cpu: &mut Cpu) {
         bandwidth / 1e9
     );
     println!("outputs x inputs      rows   GFLOP/s  of peak    GB/s  of read");
-    for (outputs, inputs) in [(1152, 896), (9728, 896), (896, 4864), (896, 896), (37984, 896)] {
+    for (outputs, inputs) in [
+        (1152, 896),
+        (9728, 896),
+        (896, 4864),
+        (896, 896),
+        (37984, 896),
+    ] {
         let weights = PackedMatrix::<Bf16>::pack(cpu, outputs, inputs, |output, row| {
             for (input, value) in row.iter_mut().enumerate() {
                 *value = ((output * 7 + input * 13) % 32) as f32 / 32.0 - 0.5;
             }
-        });
+        })
+        .expect("memory");
         // Copies that together exceed the last-level cache, as the layers of a model do.
         for num_rows in [1, 8, 32, 64, 256, 512] {
             let mut rows = Rows::<Bf16>::zeros(num_rows, inputs);
@@ -51,7 +58,15 @@ fn measure_linear(cpu: &mut Cpu) {
             }
             let mut out = Rows::<F32>::zeros(num_rows, outputs);
             let time = best_of(|| {
-                linear(cpu, &weights, &rows, num_rows, None, Target::Replace, &mut out);
+                linear(
+                    cpu,
+                    &weights,
+                    &rows,
+                    num_rows,
+                    None,
+                    Target::Replace,
+                    &mut out,
+                );
                 black_box(&mut out);
             })
             .as_secs_f64();
@@ -70,7 +85,11 @@ fn measure_linear(cpu: &mut Cpu) {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let wanted = |subject: &str| filter.as_deref().is_none_or(|filter| subject.contains(filter));
+    let wanted = |subject: &str| {
+        filter
+            .as_deref()
+            .is_none_or(|filter| subject.contains(filter))
+    };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut cpu = Cpu::new(Isa::detect(), threads).expect("threads");
     if wanted("linear") {

@@ -3,6 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::line::Line;
+use super::simd::LANES;
+
 /// A mutable slice of which several threads write disjoint ranges.
 pub(crate) struct Disjoint<'a, T> {
     start: *mut T,
@@ -50,5 +53,18 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: in bounds by the assertion, exclusive by this function's contract, and the
         // slice is borrowed for `'a`.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+impl<'a, W> Disjoint<'a, Line<W>> {
+    /// The same memory as words.
+    #[inline(always)]
+    pub(crate) fn flattened(self) -> Disjoint<'a, W> {
+        const { assert!(size_of::<Line<W>>() == LANES * size_of::<W>()) };
+        Disjoint {
+            start: self.start.cast(),
+            len: self.len * LANES,
+            borrow: PhantomData,
+        }
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::simd::{Kernel, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
-use super::simd::{Kernel, Simd, portable::Portable};
 
 /// An instruction set that this CPU has. The value is the proof: there is no way to make one for
 /// a CPU that lacks it.

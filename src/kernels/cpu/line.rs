@@ -5,6 +5,7 @@
 //! load feeds sixteen accumulators. *Rows* (activations, queries, probabilities) are plain rows of
 //! words, each broadcast to all lanes.
 
+use super::buffer::Plain;
 use super::simd::{LANES, Simd, bf16_bits, bf16_value};
 
 /// Sixteen words of four bytes: one cache line.
@@ -15,7 +16,7 @@ pub struct Line<W>(pub(crate) [W; LANES]);
 /// A storage type of matrix operands; accumulation is always `f32`.
 pub trait Operand: Copy + Send + Sync + 'static {
     /// Four bytes: what a lane multiplies in one step.
-    type Word: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static;
+    type Word: Plain + PartialEq + std::fmt::Debug;
 
     /// Values in a word.
     const PER_WORD: usize;

@@ -9,10 +9,11 @@
 //! *Shapes*: weights `[outputs, inputs]` as Hugging Face stores them, rows `[num_rows, inputs]`,
 //! results `[num_rows, outputs]`. Storage is bfloat16 or `f32`, accumulation `f32`.
 
-use super::activation::{Activation, activate};
-use super::disjoint::Disjoint;
 use super::Cpu;
-use super::line::{Arithmetic, F32, Line, Operand, Rows};
+use super::activation::{Activation, activate};
+use super::buffer::LineBuffer;
+use super::disjoint::Disjoint;
+use super::line::{Arithmetic, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{accumulate, row_tiles, tile_panels, with_tile_shape};
 
@@ -26,7 +27,7 @@ const PANELS_PER_TASK: usize = 4;
 /// A weight matrix in panels.
 #[derive(Debug)]
 pub struct PackedMatrix<O: Operand> {
-    lines: Vec<Line<O::Word>>,
+    lines: LineBuffer<O::Word>,
     /// Lines in a panel.
     words: usize,
     inputs: usize,
@@ -36,15 +37,18 @@ pub struct PackedMatrix<O: Operand> {
 impl<O: Operand> PackedMatrix<O> {
     /// Packs a matrix whose rows `read_row` writes: it gets an output's index and a buffer of
     /// `inputs` values that holds zeros. Runs on all threads.
+    ///
+    /// # Errors
+    /// The system refused the memory.
     pub fn pack(
         cpu: &mut Cpu,
         outputs: usize,
         inputs: usize,
         read_row: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let words = inputs.div_ceil(O::PER_WORD);
         let panels = outputs.div_ceil(LANES);
-        let mut lines = vec![Line([O::Word::default(); LANES]); panels * words];
+        let mut lines = LineBuffer::zeros(panels * words)?;
         let shared = Disjoint::new(&mut lines);
         let mut buffers = vec![vec![0.0_f32; inputs]; cpu.threads()];
         cpu.pool.for_each_with(&mut buffers, panels, |row, panel| {
@@ -58,12 +62,12 @@ impl<O: Operand> PackedMatrix<O> {
                 }
             }
         });
-        Self {
+        Ok(Self {
             lines,
             words,
             inputs,
             outputs,
-        }
+        })
     }
 
     /// Columns: the width of its inputs.
@@ -78,7 +82,7 @@ impl<O: Operand> PackedMatrix<O> {
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        size_of_val(&self.lines[..])
     }
 
     fn panels(&self) -> usize {
@@ -176,13 +180,16 @@ pub struct GatedMatrix<O: Operand> {
 
 impl<O: Operand> GatedMatrix<O> {
     /// Packs both matrices, each `[width, inputs]`; see [`PackedMatrix::pack`].
+    ///
+    /// # Errors
+    /// The system refused the memory.
     pub fn pack(
         cpu: &mut Cpu,
         width: usize,
         inputs: usize,
         gate: impl Fn(usize, &mut [f32]) + Sync,
         up: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let slots = 2 * width.next_multiple_of(LANES);
         let packed = PackedMatrix::pack(cpu, slots, inputs, |slot, row| {
             let (panel, lane) = (slot / LANES, slot % LANES);
@@ -194,8 +201,8 @@ impl<O: Operand> GatedMatrix<O> {
                     up(output, row);
                 }
             }
-        });
-        Self { packed, width }
+        })?;
+        Ok(Self { packed, width })
     }
 
     /// Outputs of each half.

@@ -1,7 +1,8 @@
 //! The fast paths on a CPU: one source for every instruction set, chosen at run time.
 //!
 //! Reading order: `simd` (sixteen lanes on any instruction set), `line` (how operands lie in
-//! memory), `tile` (the inner loop), `linear` (matrix products), `pool` (threads).
+//! memory), `tile` (the inner loop), `linear` (matrix products), `kv` (the paged cache), `plan` (a
+//! step's sequences, checked), `rotary` and `attention`, `pool` (threads).
 //!
 //! What every kernel keeps: **the bits of a row depend on that row alone.** Sums over the inputs
 //! run in one order, whatever the number of rows, tiles, threads or tasks.
@@ -12,21 +13,35 @@
 )]
 
 mod activation;
+mod attention;
+mod buffer;
 mod disjoint;
 mod isa;
+mod kv;
 mod line;
 mod linear;
+mod norm;
+mod plan;
 mod pool;
 mod probe;
+mod rotary;
 mod simd;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 pub use activation::Activation;
+pub use attention::{AttentionScratch, attention};
+pub use buffer::Plain;
 pub use isa::{Isa, IsaError};
+pub use kv::{KvCache, KvShape};
 pub use line::{Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
+pub use norm::{Vector, add_rms_norm, rms_norm};
+pub use plan::{Plan, PlanError, SequenceRows};
 pub use pool::ThreadPool;
 pub use probe::{peak_flops, read_bandwidth};
+pub use rotary::{HeadNorms, RotaryTable, rotate_and_store};
 
 /// What kernels run on: an instruction set and threads.
 pub struct Cpu {
