@@ -8,8 +8,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use micota::kernels::cpu::{
-    Bf16, Cpu, F32, Isa, PackedMatrix, Rows, Target, linear, peak_flops, read_bandwidth,
+    AttentionScratch, Bf16, Cpu, F32, Isa, KvCache, KvShape, PackedMatrix, Plan, RotaryTable, Rows,
+    SequenceRows, Target, attention, linear, peak_flops, read_bandwidth, rotate_and_store,
 };
+use micota::kernels::reference::AttentionShape;
 
 /// The fastest of the rounds that fit into a short burst: the machine may be shared.
 fn best_of(mut body: impl FnMut()) -> Duration {
@@ -49,7 +51,6 @@ fn measure_linear(cpu: &mut Cpu) {
             }
         })
         .expect("memory");
-        // Copies that together exceed the last-level cache, as the layers of a model do.
         for num_rows in [1, 8, 32, 64, 256, 512] {
             let mut rows = Rows::<Bf16>::zeros(num_rows, inputs);
             for row in 0..num_rows {
@@ -83,6 +84,112 @@ fn measure_linear(cpu: &mut Cpu) {
     }
 }
 
+/// Attention of Qwen2.5-0.5B's shape: decoding reads every key and value once.
+fn measure_attention(cpu: &mut Cpu) {
+    const BLOCK_SIZE: usize = 32;
+    let shape = AttentionShape {
+        num_heads: 14,
+        num_key_value_heads: 2,
+        head_dim: 64,
+        scale: 0.125,
+        soft_cap: None,
+        window: None,
+    };
+    let (peak, bandwidth) = (peak_flops::<Bf16>(cpu), read_bandwidth(cpu));
+    println!(
+        "\nattention, bf16, {} threads, {}",
+        cpu.threads(),
+        cpu.isa()
+    );
+    println!("sequences     rows  context        us   GFLOP/s  of peak    GB/s  of read");
+    for (num_sequences, num_rows, context) in [
+        (1, 1, 1024),
+        (1, 1, 16384),
+        (16, 1, 1024),
+        (16, 1, 8192),
+        (64, 1, 512),
+        (1, 512, 0),
+        (1, 512, 4096),
+    ] {
+        let blocks = (context + num_rows).div_ceil(BLOCK_SIZE);
+        let extent = KvShape {
+            num_layers: 1,
+            num_blocks: num_sequences * blocks,
+            block_size: BLOCK_SIZE,
+            num_key_value_heads: shape.num_key_value_heads,
+            head_dim: shape.head_dim,
+        };
+        let mut cache = KvCache::<Bf16>::new(extent).expect("memory");
+        let rows = num_sequences * num_rows;
+        let q_size = shape.num_heads * shape.head_dim;
+        let width = q_size + 2 * shape.num_key_value_heads * shape.head_dim;
+        let mut qkv = Rows::<F32>::zeros(rows, width);
+        for row in 0..rows {
+            let values = (0..width).map(|column| ((row * 31 + column) % 37) as f32 / 37.0 - 0.5);
+            qkv.set_row(row, &values.collect::<Vec<_>>());
+        }
+        let mut queries = Rows::<Bf16>::zeros(rows, q_size);
+        let mut out = Rows::<Bf16>::zeros(rows, q_size);
+        let tables: Vec<Vec<u32>> = (0..num_sequences)
+            .map(|index| {
+                (index * blocks..(index + 1) * blocks)
+                    .map(|b| b as u32)
+                    .collect()
+            })
+            .collect();
+        let mut plan = Plan::new(extent);
+        plan.set(tables.iter().map(|block_table| SequenceRows {
+            num_rows,
+            first_position: context,
+            block_table,
+        }))
+        .expect("a plan");
+        let rotary = RotaryTable::new(0);
+        rotate_and_store(
+            cpu,
+            &plan,
+            &mut qkv,
+            None,
+            &rotary,
+            &mut cache,
+            0,
+            &mut queries,
+        );
+        let filled = tables[0][context / BLOCK_SIZE] as usize;
+        for block in 0..extent.num_blocks {
+            if block != filled {
+                cache.copy_block(filled, block);
+            }
+        }
+        let mut scratch = AttentionScratch::new(shape.head_dim, cpu.threads());
+        let time = best_of(|| {
+            attention(
+                cpu,
+                &plan,
+                &shape,
+                &queries,
+                &cache,
+                0,
+                &mut scratch,
+                &mut out,
+            );
+            black_box(&mut out);
+        })
+        .as_secs_f64();
+        let seen: usize = (context + 1..=context + num_rows).sum();
+        let flops = (4 * num_sequences * seen * q_size) as f64 / time;
+        let bytes = cache.bytes() as f64 / time;
+        println!(
+            "{num_sequences:>9} {num_rows:>8} {context:>8} {:>9.0} {:>9.0} {:>7.0}% {:>7.1} {:>7.0}%",
+            time * 1e6,
+            flops / 1e9,
+            100.0 * flops / peak,
+            bytes / 1e9,
+            100.0 * bytes / bandwidth
+        );
+    }
+}
+
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let wanted = |subject: &str| {
@@ -94,5 +201,8 @@ fn main() {
     let mut cpu = Cpu::new(Isa::detect(), threads).expect("threads");
     if wanted("linear") {
         measure_linear(&mut cpu);
+    }
+    if wanted("attention") {
+        measure_attention(&mut cpu);
     }
 }

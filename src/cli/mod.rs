@@ -7,6 +7,7 @@
 //! To add a subcommand: one file here with a `clap::Args` struct and a `run` function, one variant
 //! in [`Command`], one arm in [`Command::run`].
 
+mod bench;
 mod completions;
 #[allow(
     dead_code,
@@ -38,6 +39,7 @@ enum Command {
     Train(train::Args),
     Data(data::Args),
     Tasks(Box<tasks::Args>),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -47,6 +49,7 @@ impl Command {
             Self::Train(args) => train::run(&args),
             Self::Data(args) => data::run(&args),
             Self::Tasks(args) => tasks::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
         }
     }

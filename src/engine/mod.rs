@@ -23,6 +23,8 @@ mod stops;
 mod runner;
 mod scripted;
 
+pub mod backends;
+
 #[cfg(test)]
 mod simulation;
 

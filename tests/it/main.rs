@@ -1,5 +1,6 @@
 //! One integration binary, a module per subject.
 //!
+//! - `cpu_runner`: the CPU executor against transformers, and against itself bit for bit.
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
 //! - `model_loading`: checkpoints that do not fit their configuration.
@@ -24,6 +25,7 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(missing_docs, reason = "tests are read by name")]
 
+mod cpu_runner;
 mod eval_components;
 mod gguf_listings;
 mod gguf_metadata;

@@ -1,6 +1,8 @@
 //! Exponential, sigmoid and what is made of them, sixteen at a time.
 
-use super::simd::Simd;
+use super::Cpu;
+use super::disjoint::Disjoint;
+use super::simd::{Kernel, LANES, Simd};
 
 /// The gate's activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,37 @@ pub(super) fn soft_cap<S: Simd>(simd: S, x: S::F32, cap: f32) -> S::F32 {
     let twice = simd.mul(x, simd.splat(2.0 / cap));
     let doubled = simd.mul(simd.splat(2.0), sigmoid(simd, twice));
     simd.mul(simd.splat(cap), simd.sub(doubled, simd.splat(1.0)))
+}
+
+/// Values that a thread caps at once.
+const VALUES_PER_TASK: usize = 1 << 14;
+
+/// Replaces every value `x` by `cap * tanh(x / cap)`.
+pub fn soft_cap_all(cpu: &mut Cpu, values: &mut [f32], cap: f32) {
+    let (isa, len) = (cpu.isa, values.len());
+    let values = Disjoint::new(values);
+    cpu.pool.for_each(len.div_ceil(VALUES_PER_TASK), |task| {
+        let start = task * VALUES_PER_TASK;
+        // SAFETY: tasks are back to back.
+        let values = unsafe { values.range(start..(start + VALUES_PER_TASK).min(len)) };
+        isa.run(SoftCap(values, cap));
+    });
+}
+
+struct SoftCap<'a>(&'a mut [f32], f32);
+
+impl Kernel for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for chunk in self.0.chunks_mut(LANES) {
+            let mut lanes = [0.0; LANES];
+            lanes[..chunk.len()].copy_from_slice(chunk);
+            simd.store(soft_cap(simd, simd.load(&lanes), self.1), &mut lanes);
+            chunk.copy_from_slice(&lanes[..chunk.len()]);
+        }
+    }
 }
 
 #[cfg(test)]

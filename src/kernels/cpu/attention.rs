@@ -138,7 +138,7 @@ impl<O: Operand> AttentionScratch<O> {
             }
         }
         self.queries
-            .sort_by_key(|queries| std::cmp::Reverse(queries.cost()));
+            .sort_unstable_by_key(|queries| std::cmp::Reverse(queries.cost()));
         let total: usize = self.queries.iter().map(Queries::cost).sum();
         let limit = total / (threads * SPLIT_SHARE);
         let mut offset = 0;

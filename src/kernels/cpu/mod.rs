@@ -30,11 +30,12 @@ mod simd;
 mod tests;
 mod tile;
 
-pub use activation::Activation;
+pub use activation::{Activation, soft_cap_all};
 pub use attention::{AttentionScratch, attention};
 pub use buffer::Plain;
 pub use isa::{Isa, IsaError};
 pub use kv::{KvCache, KvShape};
+pub(crate) use line::Arithmetic;
 pub use line::{Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
 pub use norm::{Vector, add_rms_norm, rms_norm};
@@ -68,4 +69,24 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
+}
+
+/// Lets `fill` write each of the first `num_rows` rows, on all threads.
+///
+/// # Panics
+/// A row is missing.
+pub fn fill_rows(
+    cpu: &mut Cpu,
+    rows: &mut Rows<F32>,
+    num_rows: usize,
+    fill: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let (stride, width) = (rows.stride(), rows.width());
+    let words = disjoint::Disjoint::new(rows.words_mut());
+    cpu.pool.for_each(num_rows, |row| {
+        // SAFETY: a row is one task.
+        fill(row, unsafe {
+            words.range(row * stride..row * stride + width)
+        });
+    });
 }

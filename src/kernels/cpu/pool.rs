@@ -138,8 +138,9 @@ impl ThreadPool {
         task: impl Fn(&mut T, usize) + Sync,
     ) {
         assert!(states.len() >= self.threads(), "a state for each thread");
-        if tasks == 1 {
-            return task(&mut states[0], 0);
+        if tasks <= 1 {
+            // No reason to wake anyone.
+            return (0..tasks).for_each(|index| task(&mut states[0], index));
         }
         let states = Disjoint::new(states);
         let next = AtomicUsize::new(0);

@@ -37,7 +37,7 @@ macro_rules! proven {
 impl Simd for Avx2 {
     type F32 = Pair;
 
-    const TILE: (usize, usize) = (1, 4);
+    const TILE: (usize, usize) = (2, 3);
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

@@ -32,6 +32,7 @@ pub(crate) trait Simd: Copy {
     type F32: Copy;
 
     /// Panels (of 16 outputs) and rows of the largest register tile that leaves room for operands.
+    /// At least two panels: a gate and its partner are finished together.
     const TILE: (usize, usize);
 
     /// Runs a kernel compiled for this instruction set.

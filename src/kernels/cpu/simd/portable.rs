@@ -16,7 +16,7 @@ fn zip(a: Lanes, b: Lanes, op: impl Fn(f32, f32) -> f32) -> Lanes {
 impl Simd for Portable {
     type F32 = Lanes;
 
-    const TILE: (usize, usize) = (1, 2);
+    const TILE: (usize, usize) = (2, 1);
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

@@ -1,0 +1,201 @@
+//! `micota bench`: how fast a model runs on this machine, next to what the machine allows.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::exit::{Exit, usage};
+use crate::engine::backends::cpu::{
+    ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Workload, blocks_of, measure,
+};
+use crate::formats::Checkpoint;
+use crate::kernels::cpu::Isa;
+use crate::model::Model;
+
+/// Measure prefill and decoding of a model, next to what this machine allows
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A model folder or a GGUF file
+    model: PathBuf,
+    /// What weights are held and multiplied in: bf16 or f32
+    #[arg(long, default_value = "bf16")]
+    dtype: ComputeType,
+    /// Threads [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Instruction set of the kernels [default: the best that the CPU has]
+    #[arg(long)]
+    kernels: Option<Isa>,
+    /// Sequences decoded together
+    #[arg(long, alias = "batch-sizes", value_delimiter = ',', default_values_t = [1, 8, 32, 64])]
+    batch_sizes: Vec<usize>,
+    /// Tokens that each sequence holds already while it is decoded
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 1024])]
+    contexts: Vec<usize>,
+    /// Prompt lengths to prefill
+    #[arg(long, value_delimiter = ',', default_values_t = [512])]
+    prompts: Vec<usize>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Positions per KV block while measuring: the engine's own default.
+const BLOCK_SIZE: usize = 32;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let counts = [&args.batch_sizes, &args.prompts];
+    if counts.into_iter().flatten().any(|count| *count == 0) || args.threads == Some(0) {
+        return Err(usage(anyhow::anyhow!(
+            "batch sizes, prompt lengths and threads are at least 1"
+        )));
+    }
+    let prefill = args.prompts.iter().map(|rows| Workload {
+        num_sequences: 1,
+        rows_per_sequence: *rows,
+        context: 0,
+    });
+    let decode = args.contexts.iter().flat_map(|context| {
+        args.batch_sizes.iter().map(|num_sequences| Workload {
+            num_sequences: *num_sequences,
+            rows_per_sequence: 1,
+            context: *context,
+        })
+    });
+    let workloads: Vec<_> = prefill.chain(decode).collect();
+    let blocks = workloads.iter().map(|w| blocks_of(*w, BLOCK_SIZE)).max();
+    let longest = workloads.iter().map(|w| w.context + w.rows_per_sequence);
+    let options = CpuOptions {
+        compute_type: args.dtype,
+        threads: match args.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism()?.get(),
+        },
+        isa: args.kernels.unwrap_or_else(Isa::detect),
+        block_size: BLOCK_SIZE,
+        num_blocks: blocks.unwrap_or(1),
+        max_model_len: longest.max().unwrap_or(1),
+    };
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint))?);
+    let limit = MachineLimit::measure(&options)?;
+    let start = Instant::now();
+    let mut runner = CpuRunner::load(&model, &options)?;
+    let load_s = start.elapsed().as_secs_f64();
+    let mut report = Report::new(args, &options, &limit, &runner, load_s);
+    report.head()?;
+    for workload in workloads {
+        let measurement = measure(&mut runner, &model, &options, &limit, workload)?;
+        report.row(&measurement)?;
+    }
+    report.finish()?;
+    Ok(Exit::Done)
+}
+
+/// Prints rows as they come, or everything at the end as JSON.
+struct Report {
+    json: Option<serde_json::Value>,
+    limit: MachineLimit,
+    title: String,
+}
+
+impl Report {
+    fn new(
+        args: &Args,
+        options: &CpuOptions,
+        limit: &MachineLimit,
+        runner: &CpuRunner,
+        load_s: f64,
+    ) -> Self {
+        let json = args.json.then(|| {
+            json!({
+                "model": args.model.display().to_string(),
+                "dtype": options.compute_type.name(),
+                "kernels": options.isa.name(),
+                "threads": options.threads,
+                "peak_gflops": limit.flops / 1e9,
+                "read_gb_per_s": limit.bytes_per_s / 1e9,
+                "load_s": load_s,
+                "weight_bytes": runner.weight_bytes(),
+                "measurements": [],
+            })
+        });
+        let title = format!(
+            "{}: {} in {}, {} threads; packed {:.2} GB in {load_s:.1} s\n\
+             machine limit: {:.0} GFLOP/s, reads {:.1} GB/s",
+            args.model.display(),
+            options.isa,
+            options.compute_type,
+            options.threads,
+            runner.weight_bytes() as f64 / 1e9,
+            limit.flops / 1e9,
+            limit.bytes_per_s / 1e9,
+        );
+        Self {
+            json,
+            limit: *limit,
+            title,
+        }
+    }
+
+    fn head(&self) -> anyhow::Result<()> {
+        if self.json.is_none() {
+            let columns =
+                "phase    sequences  context  tokens/s  ms/step  GFLOP/s   GB/s  of limit";
+            print(&format!("{}\n{columns}", self.title))?;
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, measurement: &Measurement) -> anyhow::Result<()> {
+        let workload = &measurement.workload;
+        let (phase, context) = if workload.rows_per_sequence > 1 {
+            ("prefill", workload.rows_per_sequence)
+        } else {
+            ("decode", workload.context)
+        };
+        let seconds = measurement.step_time.as_secs_f64();
+        if let Some(json) = &mut self.json {
+            let row = json!({
+                "phase": phase,
+                "num_sequences": workload.num_sequences,
+                "context": context,
+                "tokens_per_s": measurement.tokens_per_s,
+                "step_s": seconds,
+                "gflops": measurement.flops / seconds / 1e9,
+                "gb_per_s": measurement.bytes / seconds / 1e9,
+                "share_of_limit": measurement.share_of_limit,
+                "share_of_peak_flops": measurement.flops / seconds / self.limit.flops,
+            });
+            json["measurements"]
+                .as_array_mut()
+                .context("a list from the start")?
+                .push(row);
+            return Ok(());
+        }
+        print(&format!(
+            "{phase:<8} {:>9} {context:>8} {:>9.1} {:>8.2} {:>8.0} {:>6.1} {:>8.0}%",
+            workload.num_sequences,
+            measurement.tokens_per_s,
+            seconds * 1e3,
+            measurement.flops / seconds / 1e9,
+            measurement.bytes / seconds / 1e9,
+            100.0 * measurement.share_of_limit
+        ))
+    }
+
+    fn finish(&self) -> anyhow::Result<()> {
+        match &self.json {
+            Some(json) => print(&serde_json::to_string_pretty(json)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+}

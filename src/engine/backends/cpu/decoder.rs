@@ -1,0 +1,358 @@
+//! One step of the decoder over a mixed batch.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::engine::{ModelRunner, RunnerError, StepInput};
+use crate::kernels::cpu::{
+    Activation, Arithmetic, AttentionScratch, Cpu, F32, HeadNorms, KvCache, Operand, Plan,
+    RotaryTable, Rows, SequenceRows, Target, add_rms_norm, attention, fill_rows, gated_linear,
+    linear, linear_strided, rms_norm, rotate_and_store, soft_cap_all,
+};
+use crate::kernels::reference::AttentionShape;
+use crate::model::{self, DecoderSpec, Model, Rope, WeightId};
+
+use super::demand::kv_shape;
+use super::weights::{LayerWeights, Weights, weight};
+use super::{CpuOptions, failure};
+
+/// A packed model, its KV cache and the buffers of a step.
+pub(super) struct Decoder<O: Operand> {
+    model: Arc<Model>,
+    cpu: Cpu,
+    weights: Weights<O>,
+    activation: Activation,
+    ropes: Vec<(Rope, RotaryTable)>,
+    cache: KvCache<O>,
+    plan: Plan,
+    attention: AttentionScratch<O>,
+    buffers: Buffers<O>,
+    /// Rows that need logits.
+    sources: Vec<usize>,
+    /// `0..num_rows`.
+    every_row: Vec<usize>,
+}
+
+/// Activations of a step, grown to the largest step so far.
+struct Buffers<O: Operand> {
+    /// The residual stream.
+    hidden: Rows<F32>,
+    normed: Rows<O>,
+    qkv: Rows<F32>,
+    queries: Rows<O>,
+    attended: Rows<O>,
+    gated: Rows<O>,
+    /// What attention or MLP yields where a norm stands between it and the residual stream.
+    branch: Rows<F32>,
+}
+
+impl<O: Operand> Buffers<O> {
+    fn new(spec: &DecoderSpec) -> Self {
+        let (hidden, q_size) = (spec.hidden_size, spec.q_size());
+        Self {
+            hidden: Rows::zeros(0, hidden),
+            normed: Rows::zeros(0, hidden),
+            qkv: Rows::zeros(0, q_size + 2 * spec.kv_size()),
+            queries: Rows::zeros(0, q_size),
+            attended: Rows::zeros(0, q_size),
+            gated: Rows::zeros(0, spec.intermediate_size),
+            branch: Rows::zeros(0, hidden),
+        }
+    }
+
+    fn reserve(&mut self, rows: usize, post_norms: bool) {
+        self.hidden.reserve_rows(rows);
+        self.normed.reserve_rows(rows);
+        self.qkv.reserve_rows(rows);
+        self.queries.reserve_rows(rows);
+        self.attended.reserve_rows(rows);
+        self.gated.reserve_rows(rows);
+        if post_norms {
+            self.branch.reserve_rows(rows);
+        }
+    }
+}
+
+impl<O: Arithmetic> Decoder<O> {
+    pub(super) fn load(model: &Arc<Model>, mut cpu: Cpu, options: &CpuOptions) -> io::Result<Self> {
+        let spec = &model.spec;
+        let shape = kv_shape(spec, options.block_size, options.num_blocks);
+        // The pool first: a refusal comes before the long part.
+        let cache = KvCache::new(shape)?;
+        let weights = Weights::pack(&mut cpu, model)?;
+        let rope = |rope| {
+            let rope = Rope::new(rope, options.max_model_len);
+            let table = RotaryTable::new(rope.inverse_frequencies().len());
+            (rope, table)
+        };
+        Ok(Self {
+            activation: match spec.activation {
+                model::Activation::Silu => Activation::Silu,
+                model::Activation::GeluTanh => Activation::GeluTanh,
+            },
+            ropes: spec.rope.iter().map(rope).collect(),
+            plan: Plan::new(shape),
+            attention: AttentionScratch::new(spec.head_dim, cpu.threads()),
+            buffers: Buffers::new(spec),
+            sources: Vec::new(),
+            every_row: Vec::new(),
+            model: Arc::clone(model),
+            cpu,
+            weights,
+            cache,
+        })
+    }
+
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.weights.bytes() as u64
+    }
+
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
+    }
+
+    /// Takes a step's input over: plan, rotary tables, rows that need logits, buffers.
+    fn prepare(&mut self, input: &StepInput) -> Result<(), RunnerError> {
+        let vocab_size = self.model.spec.vocab_size;
+        if let Some(token) = input
+            .token_ids
+            .iter()
+            .find(|id| **id as usize >= vocab_size)
+        {
+            return Err(failure(format!(
+                "token {token} is not in the vocabulary of {vocab_size}"
+            )));
+        }
+        self.sources.clear();
+        let (mut rows, mut positions) = (0, 0);
+        for sequence in &input.sequences {
+            if sequence.first_row != rows || sequence.num_logits > sequence.num_rows {
+                return Err(failure("a step's sequences do not follow one another"));
+            }
+            rows += sequence.num_rows;
+            positions = positions.max(sequence.num_computed_tokens + sequence.num_rows);
+            self.sources.extend(rows - sequence.num_logits..rows);
+        }
+        if rows != input.token_ids.len() {
+            return Err(failure("a step has rows that belong to no sequence"));
+        }
+        let sequences = input.sequences.iter().map(|sequence| SequenceRows {
+            num_rows: sequence.num_rows,
+            first_position: sequence.num_computed_tokens,
+            block_table: &sequence.block_table,
+        });
+        self.plan
+            .set(sequences)
+            .map_err(|error| failure(error.to_string()))?;
+        for (rope, table) in &mut self.ropes {
+            table.extend(positions, |position, cos, sin| {
+                rope.cos_sin(position, cos, sin);
+            });
+        }
+        self.every_row.extend(self.every_row.len()..rows);
+        self.buffers.reserve(rows, self.model.spec.post_norms);
+        Ok(())
+    }
+
+    fn embed(&mut self, token_ids: &[u32]) {
+        let embedding = weight(&self.model, WeightId::Embedding);
+        let scale = self.model.spec.embedding_scale;
+        let hidden = &mut self.buffers.hidden;
+        fill_rows(&mut self.cpu, hidden, token_ids.len(), |row, values| {
+            embedding.read_row(token_ids[row] as usize, values);
+            if scale != 1.0 {
+                for value in values {
+                    *value *= scale;
+                }
+            }
+        });
+    }
+
+    fn attention_block(&mut self, layer: usize) {
+        let Self {
+            cpu,
+            buffers,
+            plan,
+            model,
+            ..
+        } = self;
+        let (spec, rows) = (&model.spec, plan.num_rows());
+        let weights = &self.weights.layers[layer];
+        let eps = spec.rms_norm_eps;
+        let every_row = &self.every_row[..rows];
+        rms_norm(
+            cpu,
+            &buffers.hidden,
+            every_row,
+            &weights.attn_norm,
+            eps,
+            &mut buffers.normed,
+        );
+        let bias = weights.qkv_bias.as_deref();
+        let (normed, qkv) = (&buffers.normed, &mut buffers.qkv);
+        linear(cpu, &weights.qkv, normed, rows, bias, Target::Replace, qkv);
+        let norms = weights
+            .head_norms
+            .as_ref()
+            .map(|[query, key]| HeadNorms { query, key, eps });
+        let (_, rotary) = &self.ropes[spec.layer_rope[layer]];
+        let (cache, queries) = (&mut self.cache, &mut buffers.queries);
+        rotate_and_store(cpu, plan, qkv, norms, rotary, cache, layer, queries);
+        let shape = AttentionShape {
+            num_heads: spec.num_attention_heads,
+            num_key_value_heads: spec.num_key_value_heads,
+            head_dim: spec.head_dim,
+            scale: spec.attention_scale,
+            soft_cap: spec.attention_soft_cap,
+            window: spec.sliding_window[layer],
+        };
+        let (scratch, attended) = (&mut self.attention, &mut buffers.attended);
+        attention(cpu, plan, &shape, queries, cache, layer, scratch, attended);
+        let post_norm = weights.post_attn_norm.as_ref();
+        join(
+            cpu,
+            &weights.output,
+            attended,
+            rows,
+            post_norm,
+            eps,
+            &mut buffers.branch,
+            &mut buffers.hidden,
+        );
+    }
+
+    fn mlp_block(&mut self, layer: usize) {
+        let Self {
+            cpu,
+            buffers,
+            plan,
+            model,
+            ..
+        } = self;
+        let (eps, rows) = (model.spec.rms_norm_eps, plan.num_rows());
+        let weights: &LayerWeights<O> = &self.weights.layers[layer];
+        let every_row = &self.every_row[..rows];
+        rms_norm(
+            cpu,
+            &buffers.hidden,
+            every_row,
+            &weights.ffn_norm,
+            eps,
+            &mut buffers.normed,
+        );
+        let (normed, gated) = (&buffers.normed, &mut buffers.gated);
+        gated_linear(cpu, &weights.gate_up, normed, rows, self.activation, gated);
+        let post_norm = weights.post_ffn_norm.as_ref();
+        join(
+            cpu,
+            &weights.down,
+            gated,
+            rows,
+            post_norm,
+            eps,
+            &mut buffers.branch,
+            &mut buffers.hidden,
+        );
+    }
+
+    fn head(&mut self, logits: &mut Vec<f32>) {
+        let spec = &self.model.spec;
+        let rows = self.sources.len();
+        // Every value is overwritten, so what is there already need not be cleared.
+        logits.resize(rows * spec.vocab_size, 0.0);
+        if rows == 0 {
+            return;
+        }
+        let (cpu, buffers) = (&mut self.cpu, &mut self.buffers);
+        let (norm, eps) = (&self.weights.final_norm, spec.rms_norm_eps);
+        rms_norm(
+            cpu,
+            &buffers.hidden,
+            &self.sources,
+            norm,
+            eps,
+            &mut buffers.normed,
+        );
+        let (head, stride) = (&self.weights.head, spec.vocab_size);
+        let target = Target::Replace;
+        linear_strided(
+            cpu,
+            head,
+            &buffers.normed,
+            rows,
+            None,
+            target,
+            logits,
+            stride,
+        );
+        if let Some(cap) = spec.logit_soft_cap {
+            soft_cap_all(cpu, logits, cap);
+        }
+    }
+}
+
+/// Adds `weights * rows` to the residual stream, through a norm where the family has one.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a product, a norm and two targets"
+)]
+fn join<O: Arithmetic>(
+    cpu: &mut Cpu,
+    weights: &crate::kernels::cpu::PackedMatrix<O>,
+    rows: &Rows<O>,
+    num_rows: usize,
+    post_norm: Option<&crate::kernels::cpu::Vector>,
+    eps: f32,
+    branch: &mut Rows<F32>,
+    hidden: &mut Rows<F32>,
+) {
+    match post_norm {
+        None => linear(cpu, weights, rows, num_rows, None, Target::Add, hidden),
+        Some(norm) => {
+            linear(cpu, weights, rows, num_rows, None, Target::Replace, branch);
+            add_rms_norm(cpu, branch, num_rows, norm, eps, hidden);
+        }
+    }
+}
+
+impl<O: Arithmetic> ModelRunner for Decoder<O> {
+    fn vocab_size(&self) -> usize {
+        self.model.spec.vocab_size
+    }
+
+    fn block_size(&self) -> usize {
+        self.cache.shape().block_size
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.cache.shape().num_blocks
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        true
+    }
+
+    fn forward(&mut self, input: &StepInput, logits: &mut Vec<f32>) -> Result<(), RunnerError> {
+        self.prepare(input)?;
+        self.embed(&input.token_ids);
+        for layer in 0..self.weights.layers.len() {
+            self.attention_block(layer);
+            self.mlp_block(layer);
+        }
+        self.head(logits);
+        Ok(())
+    }
+
+    fn copy_block(&mut self, source: u32, target: u32) -> Result<(), RunnerError> {
+        let num_blocks = self.num_blocks();
+        for block in [source, target] {
+            if block as usize >= num_blocks {
+                return Err(failure(format!(
+                    "block {block} is not in the pool of {num_blocks} blocks"
+                )));
+            }
+        }
+        self.cache.copy_block(source as usize, target as usize);
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! The CPU executor: a decoder run eagerly over preallocated buffers with [`crate::kernels::cpu`].
+//!
+//! `weights` packs a checkpoint, `decoder` runs a step, `demand` says beforehand what both will
+//! take. A row's logits have the same bits in any batch, chunk, block size and number of threads.
+
+mod decoder;
+mod demand;
+mod measure;
+mod weights;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::engine::{ModelRunner, RunnerError, StepInput};
+use crate::kernels::cpu::{Bf16, Cpu, F32, Isa, KvShape};
+use crate::model::Model;
+
+use decoder::Decoder;
+pub use demand::CpuDemand;
+pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure};
+
+/// What weights, activations and the KV cache are held and multiplied in; sums are always `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComputeType {
+    /// Single precision, the reference's own numbers.
+    F32,
+    /// bfloat16: half the memory, and the dot product that CPUs have an instruction for.
+    Bf16,
+}
+
+impl ComputeType {
+    /// Its name, as [`FromStr`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for ComputeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ComputeType {
+    type Err = String;
+
+    /// Takes `f32`, `float32`, `bf16` and `bfloat16`.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" | "float32" => Ok(Self::F32),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            _ => Err(format!(
+                "unknown type `{name}` to compute in; known: f32, bf16"
+            )),
+        }
+    }
+}
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// What to compute in.
+    pub compute_type: ComputeType,
+    /// Threads, the caller's included; at least 1.
+    pub threads: usize,
+    /// The instruction set.
+    pub isa: Isa,
+    /// Positions per KV block: a multiple of 16.
+    pub block_size: usize,
+    /// Blocks of the KV pool.
+    pub num_blocks: usize,
+    /// The longest sequence, for rotary embeddings that depend on it.
+    pub max_model_len: usize,
+}
+
+/// The CPU executor.
+pub struct CpuRunner {
+    decoder: Box<dyn ModelRunner + Send>,
+    weight_bytes: u64,
+    kv_bytes: u64,
+}
+
+impl CpuRunner {
+    /// Packs the weights, on all threads and straight from the map, and sets up the KV pool, whose
+    /// memory is taken as blocks are first written.
+    ///
+    /// # Errors
+    /// An option is out of range, or the system refused memory or threads.
+    pub fn load(model: &Arc<Model>, options: &CpuOptions) -> Result<Self, RunnerError> {
+        if options.block_size == 0 || !options.block_size.is_multiple_of(KvShape::BLOCK_SIZE_STEP) {
+            return Err(failure(format!(
+                "a block size of {} is no multiple of {}",
+                options.block_size,
+                KvShape::BLOCK_SIZE_STEP
+            )));
+        }
+        if !model.spec.head_dim.is_multiple_of(2) {
+            return Err(failure(format!(
+                "heads of {} elements cannot be halved",
+                model.spec.head_dim
+            )));
+        }
+        let cpu = Cpu::new(options.isa, options.threads.max(1))
+            .map_err(|error| failure(format!("{} threads: {error}", options.threads)))?;
+        let no_memory = |error| failure(format!("no memory for the model: {error}"));
+        match options.compute_type {
+            ComputeType::F32 => Decoder::<F32>::load(model, cpu, options)
+                .map(Self::of)
+                .map_err(no_memory),
+            ComputeType::Bf16 => Decoder::<Bf16>::load(model, cpu, options)
+                .map(Self::of)
+                .map_err(no_memory),
+        }
+    }
+
+    fn of<O: crate::kernels::cpu::Arithmetic>(decoder: Decoder<O>) -> Self {
+        Self {
+            weight_bytes: decoder.weight_bytes(),
+            kv_bytes: decoder.kv_bytes(),
+            decoder: Box::new(decoder),
+        }
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// Bytes of the KV pool when every block is in use.
+    pub fn kv_bytes(&self) -> u64 {
+        self.kv_bytes
+    }
+}
+
+/// An error of this executor.
+fn failure(message: impl Into<String>) -> RunnerError {
+    RunnerError::Backend {
+        backend: "cpu",
+        message: message.into(),
+    }
+}
+
+impl ModelRunner for CpuRunner {
+    fn vocab_size(&self) -> usize {
+        self.decoder.vocab_size()
+    }
+
+    fn block_size(&self) -> usize {
+        self.decoder.block_size()
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.decoder.num_blocks()
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        self.decoder.is_batch_invariant()
+    }
+
+    fn forward(&mut self, input: &StepInput, logits: &mut Vec<f32>) -> Result<(), RunnerError> {
+        self.decoder.forward(input, logits)
+    }
+
+    fn copy_block(&mut self, source: u32, target: u32) -> Result<(), RunnerError> {
+        self.decoder.copy_block(source, target)
+    }
+}

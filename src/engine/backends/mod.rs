@@ -1,0 +1,3 @@
+//! Executors of a model behind [`ModelRunner`](super::ModelRunner).
+
+pub mod cpu;
