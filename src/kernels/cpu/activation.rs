@@ -198,7 +198,7 @@ mod tests {
             for (x, y) in xs.iter().zip(isa.run(Map(&xs, Cap(50.0)))) {
                 let exact = 50.0 * (f64::from(*x) / 50.0).tanh();
                 let error = (f64::from(y) - exact).abs();
-                assert!(error < 1e-5, "{isa}: soft cap of {x} is off by {error}");
+                assert!(error < 2e-5, "{isa}: soft cap of {x} is off by {error}");
             }
         }
     }
