@@ -20,8 +20,10 @@ mod detokenizer;
 mod sampler;
 mod stops;
 
+mod memory;
 mod runner;
 mod scripted;
+mod sizing;
 
 pub mod backends;
 
@@ -32,10 +34,12 @@ pub use self::core::{Engine, EngineConfig};
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
 pub use error::{EngineError, RequestError};
+pub use memory::available_bytes;
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};
 pub use sampler::SamplerError;
 pub use scripted::ScriptedRunner;
+pub use sizing::SizingError;
 pub use speculation::Speculation;
 pub use statistics::{Occupancy, Statistics};
 pub use stops::cut_at_stop_strings;

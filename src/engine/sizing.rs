@@ -1,0 +1,250 @@
+//! How large the KV pool, the batch and a step are: what the user chose, the rest from the model
+//! and the machine's memory. Pure arithmetic; every value is reported before a run starts.
+
+/// Sequences in flight when nobody says: the matrix products of a CPU stand at nine tenths of their
+/// peak with this many rows, and twice as many double the memory for the rest.
+const DEFAULT_MAX_NUM_SEQS: usize = 64;
+/// Rows of a step when nobody says: enough for the peak of the matrix products, few enough that
+/// sequences being decoded wait a fraction of a second for a prompt.
+const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
+/// The share of available memory that weights, buffers and KV pool may take when nobody says.
+const MEMORY_SHARE: f64 = 0.85;
+/// KV pool where the system does not say how much memory there is.
+const UNKNOWN_MEMORY_KV_BYTES: u64 = 1 << 30;
+
+/// What the model needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// The longest sequence that the checkpoint was made for.
+    pub(super) model_max_len: usize,
+    /// Positions per KV block.
+    pub(super) block_size: usize,
+    /// Bytes of a KV block over all layers.
+    pub(super) block_bytes: u64,
+    /// Bytes that the executor takes beside the KV pool.
+    pub(super) fixed_bytes: u64,
+}
+
+/// What the user chose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Choices {
+    pub(super) kv_bytes: Option<u64>,
+    pub(super) max_model_len: Option<usize>,
+    pub(super) max_num_seqs: Option<usize>,
+    pub(super) max_num_batched_tokens: Option<usize>,
+}
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) num_blocks: usize,
+    pub(super) max_model_len: usize,
+    pub(super) max_num_seqs: usize,
+    pub(super) max_num_batched_tokens: usize,
+}
+
+/// Why no sizes work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SizingError {
+    /// A length beyond the model's positions.
+    #[error(
+        "max_model_len is {max_model_len}, and the model was made for sequences of at most \
+         {model_max_len} tokens"
+    )]
+    BeyondModel {
+        /// What was asked for.
+        max_model_len: usize,
+        /// What the checkpoint states.
+        model_max_len: usize,
+    },
+    /// One sequence of the length asked for does not fit.
+    #[error(
+        "a sequence of {max_model_len} tokens needs {needed_mib} MiB of KV memory and there are \
+         {kv_mib} MiB; lower max_model_len to {fitting_len} or raise the KV memory"
+    )]
+    PoolTooSmall {
+        /// What was asked for.
+        max_model_len: usize,
+        /// Its KV blocks.
+        needed_mib: u64,
+        /// The pool.
+        kv_mib: u64,
+        /// The longest sequence that the pool holds.
+        fitting_len: usize,
+    },
+    /// Not even one block.
+    #[error(
+        "{available_mib} MiB of memory are available and the model takes {fixed_mib} MiB, which \
+         leaves no room for its KV cache; free memory or choose a smaller model"
+    )]
+    NoMemory {
+        /// What the system offers.
+        available_mib: u64,
+        /// Weights and buffers.
+        fixed_mib: u64,
+    },
+    /// A KV memory below one block.
+    #[error(
+        "the KV memory of {kv_bytes} bytes is below one block, which takes {block_bytes} bytes"
+    )]
+    BelowOneBlock {
+        /// What was asked for.
+        kv_bytes: u64,
+        /// One block over all layers.
+        block_bytes: u64,
+    },
+}
+
+/// Sizes for a model on a machine with `available_bytes` of memory.
+pub(super) fn choose(
+    demand: &Demand,
+    choices: &Choices,
+    available_bytes: Option<u64>,
+) -> Result<Sizes, SizingError> {
+    let asked_len = choices.max_model_len;
+    if let Some(max_model_len) = asked_len.filter(|&len| len > demand.model_max_len) {
+        return Err(SizingError::BeyondModel {
+            max_model_len,
+            model_max_len: demand.model_max_len,
+        });
+    }
+    let max_num_seqs = choices.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS);
+    let longest = asked_len.unwrap_or(demand.model_max_len);
+    let num_blocks = match choices.kv_bytes {
+        Some(kv_bytes) => {
+            let num_blocks = kv_bytes / demand.block_bytes;
+            if num_blocks == 0 {
+                return Err(SizingError::BelowOneBlock {
+                    kv_bytes,
+                    block_bytes: demand.block_bytes,
+                });
+            }
+            num_blocks
+        }
+        None => {
+            let affordable = affordable_kv_bytes(demand, available_bytes)? / demand.block_bytes;
+            // More blocks than full slots can ever hold would only be memory for old prefixes.
+            let useful = longest
+                .div_ceil(demand.block_size)
+                .saturating_mul(max_num_seqs);
+            affordable.min(useful as u64)
+        }
+    };
+    let num_blocks = usize::try_from(num_blocks)
+        .unwrap_or(usize::MAX)
+        .min(u32::MAX as usize);
+    let fitting_len = num_blocks.saturating_mul(demand.block_size);
+    if let Some(max_model_len) = asked_len.filter(|&len| len > fitting_len) {
+        let needed_blocks = max_model_len.div_ceil(demand.block_size) as u64;
+        return Err(SizingError::PoolTooSmall {
+            max_model_len,
+            needed_mib: mib(needed_blocks * demand.block_bytes),
+            kv_mib: mib(num_blocks as u64 * demand.block_bytes),
+            fitting_len,
+        });
+    }
+    Ok(Sizes {
+        num_blocks,
+        max_model_len: longest.min(fitting_len),
+        max_num_seqs,
+        max_num_batched_tokens: choices
+            .max_num_batched_tokens
+            .unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
+    })
+}
+
+/// What is left for the KV pool: at least one block's bytes.
+fn affordable_kv_bytes(demand: &Demand, available: Option<u64>) -> Result<u64, SizingError> {
+    let Some(available) = available else {
+        return Ok(UNKNOWN_MEMORY_KV_BYTES.max(demand.block_bytes));
+    };
+    let share = (available as f64 * MEMORY_SHARE) as u64;
+    let left = share.saturating_sub(demand.fixed_bytes);
+    if left < demand.block_bytes {
+        return Err(SizingError::NoMemory {
+            available_mib: mib(available),
+            fixed_mib: mib(demand.fixed_bytes),
+        });
+    }
+    Ok(left)
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEMAND: Demand = Demand {
+        model_max_len: 4096,
+        block_size: 16,
+        block_bytes: 1 << 20,
+        fixed_bytes: 1 << 30,
+    };
+
+    fn choose_with(choices: Choices, available: u64) -> Result<Sizes, SizingError> {
+        choose(&DEMAND, &choices, Some(available))
+    }
+
+    #[test]
+    fn the_pool_takes_what_is_left_but_no_more_than_the_slots_can_fill() {
+        let sizes = choose_with(Choices::default(), 4 << 30).unwrap();
+        assert_eq!(sizes.num_blocks, 2457); // (0.85 * 4 - 1) GiB in MiB
+        assert_eq!(sizes.max_model_len, 4096);
+        let sizes = choose_with(Choices::default(), 400 << 30).unwrap();
+        assert_eq!(sizes.num_blocks, 64 * 4096 / 16);
+        let one = Choices {
+            max_num_seqs: Some(1),
+            ..Choices::default()
+        };
+        assert_eq!(choose_with(one, 400 << 30).unwrap().num_blocks, 256);
+    }
+
+    #[test]
+    fn a_small_pool_shortens_the_context_unless_its_length_was_asked_for() {
+        let small = Choices {
+            kv_bytes: Some(100 << 20),
+            ..Choices::default()
+        };
+        let sizes = choose_with(small, 4 << 30).unwrap();
+        assert_eq!((sizes.num_blocks, sizes.max_model_len), (100, 1600));
+        let long = Choices {
+            max_model_len: Some(2000),
+            ..small
+        };
+        assert_eq!(
+            choose_with(long, 4 << 30).unwrap_err().to_string(),
+            "a sequence of 2000 tokens needs 125 MiB of KV memory and there are 100 MiB; lower \
+             max_model_len to 1600 or raise the KV memory"
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_numbers() {
+        let too_long = Choices {
+            max_model_len: Some(5000),
+            ..Choices::default()
+        };
+        assert!(matches!(
+            choose_with(too_long, 4 << 30),
+            Err(SizingError::BeyondModel { .. })
+        ));
+        assert_eq!(
+            choose_with(Choices::default(), 1 << 30),
+            Err(SizingError::NoMemory {
+                available_mib: 1024,
+                fixed_mib: 1024
+            })
+        );
+        let tiny = Choices {
+            kv_bytes: Some(1000),
+            ..Choices::default()
+        };
+        assert!(matches!(
+            choose_with(tiny, 4 << 30),
+            Err(SizingError::BelowOneBlock { .. })
+        ));
+    }
+}
