@@ -9,6 +9,7 @@
 
 mod bench;
 mod completions;
+mod engine_args;
 #[allow(
     dead_code,
     reason = "until every subcommand that fails or stops early is here"
@@ -18,6 +19,9 @@ mod exit;
 mod prompting;
 mod tasks;
 mod train;
+mod generate;
+mod notice;
+mod progress;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,6 +45,7 @@ enum Command {
     Tasks(Box<tasks::Args>),
     Bench(bench::Args),
     Completions(completions::Args),
+    Generate(generate::Args),
 }
 
 impl Command {
@@ -51,6 +56,7 @@ impl Command {
             Self::Tasks(args) => tasks::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
+            Self::Generate(args) => generate::run(&args),
         }
     }
 }

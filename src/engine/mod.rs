@@ -26,14 +26,18 @@ mod scripted;
 mod sizing;
 
 pub mod backends;
+mod load;
 
 #[cfg(test)]
 mod simulation;
 
 pub use self::core::{Engine, EngineConfig};
+pub use crate::formats::Tokenizer;
+pub use backends::cpu::ComputeType;
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
 pub use error::{EngineError, RequestError};
+pub use load::{EngineOptions, LoadError, LoadedModel, ModelInfo, load};
 pub use memory::available_bytes;
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};

@@ -21,8 +21,10 @@ pub(super) struct Demand {
     pub(super) block_size: usize,
     /// Bytes of a KV block over all layers.
     pub(super) block_bytes: u64,
-    /// Bytes that the executor takes beside the KV pool.
-    pub(super) fixed_bytes: u64,
+    /// Bytes of the weights as the executor holds them.
+    pub(super) weight_bytes: u64,
+    /// Bytes of the executor's buffers for one row of a step.
+    pub(super) row_bytes: u64,
 }
 
 /// What the user chose.
@@ -109,6 +111,9 @@ pub(super) fn choose(
         });
     }
     let max_num_seqs = choices.max_num_seqs.unwrap_or(DEFAULT_MAX_NUM_SEQS);
+    let max_num_batched_tokens = choices
+        .max_num_batched_tokens
+        .unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs));
     let longest = asked_len.unwrap_or(demand.model_max_len);
     let num_blocks = match choices.kv_bytes {
         Some(kv_bytes) => {
@@ -122,7 +127,12 @@ pub(super) fn choose(
             num_blocks
         }
         None => {
-            let affordable = affordable_kv_bytes(demand, available_bytes)? / demand.block_bytes;
+            let buffers = demand
+                .row_bytes
+                .saturating_mul(max_num_batched_tokens as u64);
+            let fixed = demand.weight_bytes.saturating_add(buffers);
+            let kv_bytes = affordable_kv_bytes(demand.block_bytes, fixed, available_bytes)?;
+            let affordable = kv_bytes / demand.block_bytes;
             // More blocks than full slots can ever hold would only be memory for old prefixes.
             let useful = longest
                 .div_ceil(demand.block_size)
@@ -147,23 +157,25 @@ pub(super) fn choose(
         num_blocks,
         max_model_len: longest.min(fitting_len),
         max_num_seqs,
-        max_num_batched_tokens: choices
-            .max_num_batched_tokens
-            .unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
+        max_num_batched_tokens,
     })
 }
 
-/// What is left for the KV pool: at least one block's bytes.
-fn affordable_kv_bytes(demand: &Demand, available: Option<u64>) -> Result<u64, SizingError> {
+/// What is left for the KV pool beside `fixed` bytes: at least one block's bytes.
+fn affordable_kv_bytes(
+    block_bytes: u64,
+    fixed: u64,
+    available: Option<u64>,
+) -> Result<u64, SizingError> {
     let Some(available) = available else {
-        return Ok(UNKNOWN_MEMORY_KV_BYTES.max(demand.block_bytes));
+        return Ok(UNKNOWN_MEMORY_KV_BYTES.max(block_bytes));
     };
     let share = (available as f64 * MEMORY_SHARE) as u64;
-    let left = share.saturating_sub(demand.fixed_bytes);
-    if left < demand.block_bytes {
+    let left = share.saturating_sub(fixed);
+    if left < block_bytes {
         return Err(SizingError::NoMemory {
             available_mib: mib(available),
-            fixed_mib: mib(demand.fixed_bytes),
+            fixed_mib: mib(fixed),
         });
     }
     Ok(left)
@@ -181,7 +193,8 @@ mod tests {
         model_max_len: 4096,
         block_size: 16,
         block_bytes: 1 << 20,
-        fixed_bytes: 1 << 30,
+        weight_bytes: 1 << 29,
+        row_bytes: 1 << 20,
     };
 
     fn choose_with(choices: Choices, available: u64) -> Result<Sizes, SizingError> {

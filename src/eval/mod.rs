@@ -5,6 +5,7 @@
 //! `naming`, `table`); what is ours stands beside them under its own keys.
 
 pub mod execute;
+pub mod generate;
 pub mod grading;
 pub mod hashes;
 pub mod naming;

@@ -1,0 +1,148 @@
+//! The engine's flags, shared by every subcommand that runs a model.
+
+use std::path::Path;
+
+use crate::engine::{ComputeType, EngineOptions, LoadedModel, ModelInfo, Speculation, load};
+use crate::kernels::cpu::Isa;
+
+use super::notice::notice;
+
+/// Guessed tokens per sequence and step.
+const DRAFT_TOKENS: usize = 6;
+
+/// How the engine runs. Everything left out is chosen from the model and the machine's memory.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Engine", rename_all = "snake_case")]
+pub(super) struct EngineArgs {
+    /// What weights are held and multiplied in: f32 or bf16; sums are always 32 bits wide
+    #[arg(long, default_value = "bf16")]
+    dtype: ComputeType,
+    /// Threads of the model [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Memory of the KV pool, for example 4GiB [default: what is free, or all that can be used]
+    #[arg(long = "kv-memory", alias = "kv_memory", value_name = "SIZE", value_parser = parse_bytes)]
+    kv_memory: Option<u64>,
+    /// Tokens of prompt and answer together [default: what the model and the KV pool hold]
+    #[arg(long, alias = "max-model-len")]
+    max_model_len: Option<usize>,
+    /// Sequences in flight [default: 64]
+    #[arg(long, alias = "max-num-seqs")]
+    max_num_seqs: Option<usize>,
+    /// Rows of one step, prompt chunks and decoding sequences together [default: 512]
+    #[arg(long, alias = "max-num-batched-tokens")]
+    max_num_batched_tokens: Option<usize>,
+    /// Positions of a KV block, a multiple of 16
+    #[arg(long, alias = "block-size")]
+    block_size: Option<usize>,
+    /// Compute shared beginnings of prompts again for each
+    #[arg(long, alias = "no-prefix-caching")]
+    no_prefix_caching: bool,
+    /// Guess ahead from repeated text while at most this many sequences run; 0 never guesses.
+    /// The output is the same bits either way
+    #[arg(
+        long,
+        alias = "speculate-below",
+        value_name = "SEQUENCES",
+        default_value_t = 0
+    )]
+    speculate_below: usize,
+    /// Instruction set of the kernels [default: the best that the CPU has]
+    #[arg(long)]
+    kernels: Option<Isa>,
+}
+
+impl EngineArgs {
+    /// Loads the model at `path` and says on stderr what will run and how.
+    pub(super) fn load(&self, path: &Path) -> anyhow::Result<LoadedModel> {
+        let loaded = load(path, &self.options())?;
+        for line in describe(&loaded.info) {
+            notice(&line);
+        }
+        Ok(loaded)
+    }
+
+    fn options(&self) -> EngineOptions {
+        let speculates = self.speculate_below > 0;
+        EngineOptions {
+            compute_type: self.dtype,
+            kernels: self.kernels,
+            threads: self.threads,
+            kv_bytes: self.kv_memory,
+            max_model_len: self.max_model_len,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            block_size: self.block_size,
+            prefix_caching: !self.no_prefix_caching,
+            speculation: speculates.then_some(Speculation {
+                max_draft_tokens: DRAFT_TOKENS,
+                max_running: self.speculate_below,
+            }),
+        }
+    }
+}
+
+/// What was loaded and chosen, in words.
+fn describe(info: &ModelInfo) -> [String; 2] {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let config = &info.config;
+    [
+        format!(
+            "{} model of {:.2} B parameters in {}, {:.2} GiB; kernels {}, {} threads; loaded in {:.1} s",
+            info.family,
+            info.num_parameters as f64 / 1e9,
+            info.compute_type,
+            gib(info.weight_bytes),
+            info.kernels,
+            info.threads,
+            info.load_time.as_secs_f64(),
+        ),
+        format!(
+            "context {} of {} tokens; KV pool {:.2} GiB, {} blocks of {}; up to {} sequences, {} rows a step",
+            config.max_model_len,
+            info.model_max_len,
+            gib(info.kv_bytes),
+            info.num_blocks,
+            info.block_size,
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+        ),
+    ]
+}
+
+/// Reads `4GiB`, `512MB`, `2g` or a plain number of bytes. GB and GiB differ as the standard says.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1_048_576.0,
+        "g" | "gib" => 1_073_741_824.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        unit => return Err(format!("unknown unit `{unit}`; use MiB, GiB, MB or GB")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is no number"))?;
+    Ok((number * factor) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_memory_are_read_with_their_units() {
+        assert_eq!(parse_bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(parse_bytes("1.5g"), Ok(3 << 29));
+        assert_eq!(parse_bytes("512 MB"), Ok(512_000_000));
+        assert_eq!(parse_bytes("1000"), Ok(1000));
+        assert!(parse_bytes("4 tons").unwrap_err().contains("tons"));
+        assert!(parse_bytes("GiB").is_err());
+    }
+}
