@@ -37,11 +37,11 @@ pub(super) struct OpenedFolder {
 /// Opens the folder at `path`, which holds a `config.json`.
 pub(super) fn open(path: &Path) -> Result<OpenedFolder, FormatError> {
     let config =
-        json::read_object_optional(&path.join(CONFIG))?.ok_or_else(|| FormatError::NotAModel {
+        json::read_json_object(&path.join(CONFIG))?.ok_or_else(|| FormatError::NotAModel {
             path: path.to_owned(),
             found: format!("no {CONFIG}"),
         })?;
-    let generation_config = json::read_object_optional(&path.join(GENERATION_CONFIG))?;
+    let generation_config = json::read_json_object(&path.join(GENERATION_CONFIG))?;
     let (files, tensors) = open_tensors(path)?;
     Ok(OpenedFolder {
         config: Value::Object(config),
@@ -117,7 +117,7 @@ fn check_index<'a>(
 /// The index's `weight_map`: tensor to shard file name, which must be a plain name.
 fn weight_map(path: &Path) -> Result<Option<BTreeMap<String, String>>, FormatError> {
     let index_path = path.join(INDEX);
-    let Some(index) = json::read_object_optional(&index_path)? else {
+    let Some(index) = json::read_json_object(&index_path)? else {
         return Ok(None);
     };
     let malformed = |reason: String| FormatError::Json {

@@ -18,7 +18,10 @@ pub(super) fn read_optional(path: &Path) -> Result<Option<Value>, FormatError> {
 }
 
 /// Reads a JSON object; `None` if the file does not exist.
-pub(super) fn read_object_optional(path: &Path) -> Result<Option<Map<String, Value>>, FormatError> {
+///
+/// # Errors
+/// The file is too large, not JSON, or not an object.
+pub fn read_json_object(path: &Path) -> Result<Option<Map<String, Value>>, FormatError> {
     match read_optional(path)? {
         None => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),

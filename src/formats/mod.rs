@@ -14,12 +14,15 @@ mod json;
 mod mmap;
 mod planned;
 mod safetensors;
+mod sentencepiece_model;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Source, TensorView};
 pub use dtype::DType;
 pub use error::{FormatError, GgufFault, SafetensorsFault};
 pub use gguf::{GgufArray, GgufMetadata, GgufSplit, GgufType, GgufValue, GgufWriter};
+pub use json::read_json_object;
 pub use planned::PlannedTensor;
 pub use safetensors::{SafetensorsFile, SafetensorsWriter};
+pub use sentencepiece_model::{Piece, PieceKind, read_sentencepiece_model};
 pub use tokenizer::Tokenizer;

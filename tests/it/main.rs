@@ -7,6 +7,7 @@
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
+//! - `conversion`: GGUF files against llama.cpp's converter.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `hub_downloads`: the hub room against a server on this machine.
 //! - `hostile_models`: model files that lie.
@@ -26,6 +27,7 @@
 #![allow(missing_docs, reason = "tests are read by name")]
 
 mod cpu_runner;
+mod conversion;
 mod eval_components;
 mod gguf_listings;
 mod gguf_metadata;

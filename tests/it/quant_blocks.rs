@@ -34,3 +34,24 @@ fn blocks_dequantise_to_ggmls_bits() {
     }
     assert_eq!(checked, 6, "Q8_0, Q4_0, Q5_0, Q4_K, Q5_K, Q6_K");
 }
+
+#[test]
+fn blocks_quantise_to_ggmls_bytes() {
+    let Some(shared) = shared() else { return };
+    let file = std::fs::read(shared.join("golden/gguf/blocks.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let input = tensors.tensor("input").unwrap();
+    let values: Vec<f32> = input
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    for block_type in [BlockType::Q8_0, BlockType::Q4_0, BlockType::Q5_0] {
+        let expected = tensors.tensor(&format!("{block_type}.bytes")).unwrap();
+        let mut bytes = vec![0; expected.data().len()];
+        assert!(block_type.quantise(&values, &mut bytes));
+        assert_eq!(bytes, expected.data(), "{block_type}");
+    }
+}

@@ -26,9 +26,8 @@ pub(super) fn load(
             reason: error.to_string(),
         })?;
     let settings =
-        json::read_object_optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let map =
-        json::read_object_optional(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
+        json::read_json_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let map = json::read_json_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
     add_missing(&path, &mut inner, &settings)?;
     // `null` in tokenizer_config.json is a statement: this model has no such token.
     let token = |name: &str| settings.get(name).or_else(|| map.get(name)).and_then(text);
@@ -136,7 +135,7 @@ fn chat_templates(
         })?;
         return Ok(vec![("default".to_owned(), source)]);
     }
-    let file = json::read_object_optional(&folder.join("chat_template.json"))?;
+    let file = json::read_json_object(&folder.join("chat_template.json"))?;
     let template = file
         .as_ref()
         .and_then(|file| file.get("chat_template"))

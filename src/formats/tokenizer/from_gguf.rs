@@ -104,6 +104,15 @@ pub(super) fn load(metadata: &GgufMetadata) -> Result<Loaded, FormatError> {
     })
 }
 
+/// The tokenizer.json alone.
+pub(super) fn to_json(metadata: &GgufMetadata) -> Result<Value, FormatError> {
+    let vocabulary = vocabulary(metadata)?;
+    let unk = metadata.find_u32("tokenizer.ggml.unknown_token_id")?;
+    let unk = unk.and_then(|id| vocabulary.tokens.get(id as usize));
+    let (json, _) = tokenizer_json(metadata, &vocabulary, unk.map(String::as_str))?;
+    Ok(json)
+}
+
 fn vocabulary(metadata: &GgufMetadata) -> Result<Vocabulary<'_>, FormatError> {
     let tokens = metadata
         .find_strings(TOKENS)?

@@ -14,7 +14,9 @@ mod sentencepiece;
 
 use std::path::Path;
 
-use super::{Checkpoint, FormatError, Source};
+use serde_json::Value;
+
+use super::{Checkpoint, FormatError, GgufMetadata, Source};
 use pieces::Pieces;
 
 /// A tokenizer, immutable and shared between threads by reference.
@@ -184,6 +186,31 @@ impl Tokenizer {
     /// Whether the token is a control token: no part of the text, left out by `skip_special`.
     pub fn is_special(&self, id: u32) -> bool {
         self.pieces.is_special(id)
+    }
+
+    /// Whether the token is searched for in a text before anything else is done with it.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.pieces.is_added(id)
+    }
+
+    /// GGUF's name of the byte-level pre-tokenizer, found by what it does to a test text.
+    ///
+    /// `None` for sentencepiece vocabularies and for pre-tokenizers that GGUF readers do not know.
+    pub fn gguf_pre_tokenizer(&self) -> Option<&'static str> {
+        pre_tokenizer::recognise(&self.inner)
+    }
+
+    /// Whether the vocabulary is a sentencepiece one (a space is part of a token as U+2581).
+    pub fn is_sentencepiece(&self) -> bool {
+        self.pieces.is_sentencepiece()
+    }
+
+    /// The `tokenizer.json` of a GGUF file's tokenizer.
+    ///
+    /// # Errors
+    /// The file holds no tokenizer, or one of an unsupported kind.
+    pub fn json_of_gguf(metadata: &GgufMetadata) -> Result<Value, FormatError> {
+        from_gguf::to_json(metadata)
     }
 
     /// One more than the largest token id, added tokens included. The model's embedding may have

@@ -18,6 +18,8 @@ pub(super) struct Pieces {
     /// End of each token's bytes; `None` where the vocabulary has no such id.
     spans: Vec<Option<(u32, u32)>>,
     special: Vec<bool>,
+    added: Vec<bool>,
+    sentencepiece: bool,
     strips_leading_space: bool,
 }
 
@@ -49,6 +51,8 @@ impl Pieces {
             bytes: Vec::new(),
             spans: vec![None; len],
             special: vec![false; len],
+            added: vec![false; len],
+            sentencepiece: matches!(spelling, Spelling::SentencePiece { .. }),
             strips_leading_space,
         };
         for (id, text) in &vocab {
@@ -61,6 +65,7 @@ impl Pieces {
         for (id, token) in added {
             if let Some(special) = pieces.special.get_mut(id as usize) {
                 *special = token.special;
+                pieces.added[id as usize] = true;
             }
         }
         Ok(pieces)
@@ -73,6 +78,14 @@ impl Pieces {
 
     pub(super) fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    pub(super) fn is_added(&self, id: u32) -> bool {
+        self.added.get(id as usize).copied().unwrap_or(false)
+    }
+
+    pub(super) fn is_sentencepiece(&self) -> bool {
+        self.sentencepiece
     }
 
     pub(super) fn len(&self) -> usize {

@@ -4,6 +4,15 @@
 //! expressions are those that the models' own tokenizer.json files publish.
 
 use serde_json::{Value, json};
+use tokenizers::{
+    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, PreTokenizerWrapper,
+};
+
+/// A text on which every two of the known pre-tokenizers differ: words, contractions, digits in
+/// runs of many lengths, punctuation with letters and line ends, several kinds of space, case
+/// changes, marks, and scripts without spaces.
+const PROBE: &str = "Hello world, it's THEY'RE don't\n\n\n 1 12 123 1234 12345.67  x=3 (a)b/c/\n/\r\n\t\ttabs   \
+    camelCaseWord ÉCOLE école नमस्ते 你好世界 3.14e-10 \u{a0}\u{2003}end!!!\n \n  ...?\n$%^ 🚀🚀 a\u{301}b  ";
 
 /// One way to split.
 pub(super) struct PreTokenizer {
@@ -45,6 +54,13 @@ pub(super) const KNOWN: &[PreTokenizer] = &[
         add_bos: true,
     },
     PreTokenizer {
+        names: &["dbrx", "smaug-bpe"],
+        splits: &[Split::Regex(LLAMA3)],
+        nfc: false,
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
         names: &["tekken"],
         splits: &[Split::Regex(TEKKEN)],
         nfc: false,
@@ -72,6 +88,32 @@ pub(super) fn named(name: &str) -> Option<&'static PreTokenizer> {
     KNOWN.iter().find(|known| known.names.contains(&name))
 }
 
+/// GGUF's name of a tokenizer's pre-tokenizer, by what it does to [`PROBE`].
+pub(super) fn recognise(tokenizer: &tokenizers::Tokenizer) -> Option<&'static str> {
+    let expected = chunks(tokenizer.get_pre_tokenizer()?)?;
+    KNOWN
+        .iter()
+        .find(|known| {
+            serde_json::from_value::<PreTokenizerWrapper>(known.to_json())
+                .ok()
+                .and_then(|known| chunks(&known))
+                .is_some_and(|found| found == expected)
+        })
+        .map(|known| known.names[0])
+}
+
+fn chunks(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<String>> {
+    let mut text = PreTokenizedString::from(PROBE);
+    pre_tokenizer.pre_tokenize(&mut text).ok()?;
+    let splits = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    Some(
+        splits
+            .into_iter()
+            .map(|(chunk, _, _)| chunk.to_owned())
+            .collect(),
+    )
+}
+
 impl PreTokenizer {
     /// The `pre_tokenizer` block of a tokenizer.json.
     pub(super) fn to_json(&self) -> Value {
@@ -95,5 +137,26 @@ impl PreTokenizer {
             "use_regex": gpt2,
         }));
         json!({ "type": "Sequence", "pretokenizers": steps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two rows may split alike (they differ in other ways); then the first is the one to write.
+    #[test]
+    fn the_probe_tells_the_known_ones_apart() {
+        let mut seen: Vec<Vec<String>> = Vec::new();
+        for known in KNOWN {
+            let wrapper: PreTokenizerWrapper = serde_json::from_value(known.to_json()).unwrap();
+            let chunks = chunks(&wrapper).unwrap();
+            if known.names[0] == "dbrx" {
+                assert!(seen.contains(&chunks), "as llama-bpe");
+            } else {
+                assert!(!seen.contains(&chunks), "{:?}", known.names);
+            }
+            seen.push(chunks);
+        }
     }
 }

@@ -8,6 +8,7 @@
 mod blocks;
 pub mod half_floats;
 mod k_blocks;
+mod quantise;
 
 /// How one row of a tensor is stored: blocks of [`Self::block_len`] elements, each of
 /// [`Self::block_bytes`] bytes. Plain floats are blocks of one.
