@@ -10,6 +10,7 @@
 mod bench;
 mod completions;
 mod engine_args;
+mod convert;
 #[allow(
     dead_code,
     reason = "until every subcommand that fails or stops early is here"
@@ -22,6 +23,7 @@ mod train;
 mod generate;
 mod notice;
 mod progress;
+mod inspect;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Data(data::Args),
     Tasks(Box<tasks::Args>),
     Bench(bench::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
     Completions(completions::Args),
     Generate(generate::Args),
 }
@@ -55,6 +59,8 @@ impl Command {
             Self::Data(args) => data::run(&args),
             Self::Tasks(args) => tasks::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Convert(args) => convert::run(&args),
+            Self::Inspect(args) => inspect::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
             Self::Generate(args) => generate::run(&args),
         }

@@ -64,10 +64,6 @@ impl<'a> Config<'a> {
         })
     }
 
-    pub(super) fn path(&self) -> &'a Path {
-        self.path
-    }
-
     pub(super) fn family(&self) -> Result<Family, ConvertError> {
         let stated = self.map.get("architectures").and_then(|list| list.get(0));
         let stated = stated.and_then(Value::as_str).unwrap_or("(none)");

@@ -5,17 +5,21 @@
 //! to some of them. Memory is bounded by a few pieces per thread, whatever the model's size.
 
 mod config;
+mod config_json;
 mod encode;
 mod error;
 mod family;
+mod llama3;
 mod metadata;
 mod options;
 mod plan;
 mod special_tokens;
+mod to_folder;
 mod to_gguf;
 mod vocabulary;
 
 pub use error::ConvertError;
 pub use family::Family;
 pub use options::{GgufOptions, OutType};
+pub use to_folder::{FolderOptions, to_folder};
 pub use to_gguf::{Converted, default_file_name, to_gguf};

@@ -1,6 +1,7 @@
 //! Which tensors are written, under which names and types, and what is done to their values.
 
 use super::config::Config;
+use super::llama3::Llama3Scaling;
 use super::options::FileType;
 use super::{ConvertError, Family, metadata};
 use crate::formats::{Checkpoint, DType, PlannedTensor, TensorView};
@@ -138,7 +139,9 @@ fn computed<'a>(family: Family, config: &Config<'_>) -> Result<Vec<PlannedJob<'a
         content: Content::Computed(values),
     };
     if family.interleaves_heads() && config.rope_type() == Some("llama3") {
-        return Ok(vec![job("rope_freqs.weight", llama3_divisors(config)?)]);
+        let scaling = Llama3Scaling::of_config(config);
+        let divisors = scaling.divisors(config.head_dim()?);
+        return Ok(vec![job("rope_freqs.weight", divisors)]);
     }
     if family != Family::Phi3 {
         return Ok(Vec::new());
@@ -169,30 +172,4 @@ fn computed<'a>(family: Family, config: &Config<'_>) -> Result<Vec<PlannedJob<'a
         ));
     }
     Ok(jobs)
-}
-
-/// Llama 3's scaling as one divisor per frequency, in the arithmetic of the reference converter:
-/// frequencies and wavelengths in single precision, bounds and the ramp's ends exact.
-fn llama3_divisors(config: &Config<'_>) -> Result<Vec<f32>, ConvertError> {
-    let number = |key: &str, default: f64| config.rope_f64(key).unwrap_or(default);
-    let head_dim = config.head_dim()?;
-    let theta = number("rope_theta", 10_000.0) as f32;
-    let factor = number("factor", 8.0);
-    let low = number("low_freq_factor", 1.0);
-    let high = number("high_freq_factor", 4.0);
-    let original = number("original_max_position_embeddings", 8192.0);
-    let divisor = |pair: u32| -> f32 {
-        let exponent = (2 * pair) as f32 / head_dim as f32;
-        let frequency = 1.0 / theta.powf(exponent);
-        let wavelength = std::f32::consts::TAU / frequency;
-        if wavelength < (original / high) as f32 {
-            1.0
-        } else if wavelength > (original / low) as f32 {
-            factor as f32
-        } else {
-            let smooth = (original as f32 / wavelength - low as f32) / (high - low) as f32;
-            1.0 / ((1.0 - smooth) / factor as f32 + smooth)
-        }
-    };
-    Ok((0..head_dim / 2).map(divisor).collect())
 }

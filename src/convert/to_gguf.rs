@@ -240,19 +240,36 @@ fn chat_templates(tokenizer: &Tokenizer, pairs: &mut Pairs) {
     }
 }
 
-/// The folder's name with its words capitalised: `q2t-base` is `Q2T Base`.
+/// The folder's name as a title, by the reference converter's rule: words in lower case are
+/// capitalised letter run by letter run (`q2t-base` is `Q2T Base`), versions and sizes are kept.
 fn display_name(folder: &Path) -> String {
     let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-    let capitalised = |word: &str| {
-        let mut word = word.to_owned();
-        if let Some(first) = word.get_mut(..1) {
-            first.make_ascii_uppercase();
+    let words = name.split(|c: char| c == '-' || c.is_whitespace());
+    let words = words.filter(|word| !word.is_empty()).map(title);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn title(word: &str) -> String {
+    let digit = |c: char| c.is_ascii_digit();
+    let is_version = word.starts_with(digit)
+        || word
+            .strip_prefix('v')
+            .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| digit(c) || c == '.'));
+    if is_version || word.chars().any(char::is_uppercase) {
+        return word.to_owned();
+    }
+    let mut after_letter = false;
+    let mut title = String::new();
+    for character in word.chars() {
+        if after_letter {
+            title.push(character);
+        } else {
+            title.extend(character.to_uppercase());
         }
-        word
-    };
-    let words = name.split(['-', '_', ' ']).filter(|word| !word.is_empty());
-    words.map(capitalised).collect::<Vec<_>>().join(" ")
+        after_letter = character.is_alphabetic();
+    }
+    title
 }
 
 /// Where the file goes: the named file with `{ftype}` filled in, or a name made from the model's

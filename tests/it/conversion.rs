@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use micota::convert::{Converted, GgufOptions, OutType, to_gguf};
-use micota::formats::{Checkpoint, GgufSplit, GgufValue, Source};
+use micota::convert::{Converted, FolderOptions, GgufOptions, OutType, to_folder, to_gguf};
+use micota::formats::{Checkpoint, GgufSplit, GgufValue, Source, Tokenizer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -103,4 +103,142 @@ fn every_listing_is_repeated_to_the_byte() {
     }
     assert_eq!(listings, 36, "nine models in four types");
     eprintln!("{whole_files} of {listings} files are equal as a whole");
+}
+
+/// To GGUF in the source's type and back: every tensor's bytes, the tokenizer, and a model that
+/// converts to the same GGUF again.
+#[test]
+fn the_way_back_gives_the_bytes_that_went() {
+    let Some(shared) = shared() else { return };
+    let tiny = shared.join("golden/tiny");
+    let models = [
+        "q2t-base",
+        "q2t-think",
+        "q2u-base",
+        "q3",
+        "ll3-base",
+        "mistral",
+        "gemma3",
+        "phi3",
+    ];
+    for model in models {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Checkpoint::open(tiny.join(model)).unwrap();
+        let out_type = if model == "q2u-base" {
+            OutType::F32
+        } else {
+            OutType::Auto
+        };
+        let out_type = if model.starts_with("q2u") {
+            out_type
+        } else {
+            OutType::Bf16
+        };
+        let there = folder.path().join("there.gguf");
+        convert(&tiny.join(model), &there, out_type, GgufSplit::default());
+        let back = folder.path().join("back");
+        let gguf = Checkpoint::open(&there).unwrap();
+        to_folder(&gguf, &back, &FolderOptions::default(), &|_| {}).unwrap();
+
+        let returned = Checkpoint::open(&back).unwrap();
+        assert!(returned.tensor_names().eq(source.tensor_names()), "{model}");
+        for (found, expected) in returned.tensors().zip(source.tensors()) {
+            assert_eq!(found.shape, expected.shape, "{model}: {}", found.name);
+            assert_eq!(found.dtype, expected.dtype, "{model}: {}", found.name);
+            assert!(found.data == expected.data, "{model}: {}", found.name);
+        }
+        let (old, new) = (
+            Tokenizer::from_checkpoint(&source).unwrap(),
+            Tokenizer::from_checkpoint(&returned).unwrap(),
+        );
+        for text in [
+            "Let x be 12 apples.\n\n",
+            "<|im_start|>user\nhi<|im_end|>",
+            " a  b",
+        ] {
+            assert_eq!(
+                old.encode(text, true).unwrap(),
+                new.encode(text, true).unwrap()
+            );
+        }
+        assert_eq!(old.chat_template(), new.chat_template());
+
+        let again = folder.path().join("again.gguf");
+        convert(&back, &again, out_type, GgufSplit::default());
+        let again = Checkpoint::open(&again).unwrap();
+        for (found, expected) in again.tensors().zip(gguf.tensors()) {
+            assert_eq!(found.name, expected.name, "{model}");
+            assert!(found.data == expected.data, "{model}: {}", found.name);
+        }
+        let refused = to_folder(&gguf, &back, &FolderOptions::default(), &|_| {});
+        assert!(refused.unwrap_err().to_string().contains("not empty"));
+    }
+}
+
+#[test]
+fn a_split_model_is_one_model() {
+    let Some(shared) = shared() else { return };
+    let source = shared.join("golden/tiny/q2t-base");
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.gguf");
+    convert(&source, &whole, OutType::F16, GgufSplit::default());
+    let split = GgufSplit {
+        max_bytes: None,
+        max_tensors: Some(10),
+    };
+    let parts = convert(
+        &source,
+        &folder.path().join("part.gguf"),
+        OutType::F16,
+        split,
+    )
+    .files;
+    assert_eq!(parts.len(), 3);
+    assert!(parts[0].ends_with("part-00001-of-00003.gguf"));
+    let (whole, joined) = (
+        Checkpoint::open(&whole).unwrap(),
+        Checkpoint::open(&parts[1]).unwrap(),
+    );
+    assert_eq!(whole.tensors().count(), joined.tensors().count());
+    for (found, expected) in joined.tensors().zip(whole.tensors()) {
+        assert_eq!(found.name, expected.name);
+        assert!(found.data == expected.data, "{}", found.name);
+    }
+    std::fs::remove_file(&parts[2]).unwrap();
+    let error = Checkpoint::open(&parts[0]).unwrap_err().to_string();
+    assert!(
+        error.contains("part-00003-of-00003.gguf is missing"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_model_that_cannot_be_converted_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("model");
+    std::fs::create_dir(&source).unwrap();
+    let header = r#"{"odd.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([0; 4]);
+    std::fs::write(source.join("model.safetensors"), bytes).unwrap();
+    let attempt = |config: &str| {
+        std::fs::write(source.join("config.json"), config).unwrap();
+        let options = GgufOptions {
+            outfile: Some(folder.path().join("out.gguf")),
+            ..GgufOptions::default()
+        };
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        to_gguf(&checkpoint, &options, &|_| {})
+            .unwrap_err()
+            .to_string()
+    };
+    let error = attempt(r#"{"architectures":["MambaForCausalLM"]}"#);
+    assert!(
+        error.contains("MambaForCausalLM") && error.contains("Qwen2ForCausalLM"),
+        "{error}"
+    );
+    let error = attempt(r#"{"architectures":["Qwen2ForCausalLM"]}"#);
+    assert!(error.contains("odd.weight"), "{error}");
+    assert!(!folder.path().join("out.gguf").exists());
 }
