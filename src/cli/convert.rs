@@ -69,7 +69,9 @@ enum Format {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let checkpoint = Checkpoint::open(&args.model)?;
     let is_gguf = matches!(checkpoint.source(), Source::Gguf(_));
-    let to = args.to.unwrap_or(if is_gguf { Format::Hf } else { Format::Gguf });
+    let to = args
+        .to
+        .unwrap_or(if is_gguf { Format::Hf } else { Format::Gguf });
     let bar = progress_bar(&checkpoint);
     let progress = |written: u64| bar.set_position(written);
     let started = std::time::Instant::now();
@@ -150,7 +152,11 @@ fn folder_options(args: &Args) -> anyhow::Result<FolderOptions> {
 fn hf_folder(args: &Args) -> PathBuf {
     args.outfile.clone().unwrap_or_else(|| {
         let stem = args.model.with_extension("");
-        if stem == args.model { args.model.join("hf") } else { stem }
+        if stem == args.model {
+            args.model.join("hf")
+        } else {
+            stem
+        }
     })
 }
 
@@ -159,7 +165,10 @@ fn progress_bar(checkpoint: &Checkpoint) -> ProgressBar {
         return ProgressBar::hidden();
     }
     // The output's size is known only inside; the input's is near enough for a bar's end.
-    let total = checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum();
+    let total = checkpoint
+        .tensors()
+        .map(|tensor| tensor.data.len() as u64)
+        .sum();
     let style = ProgressStyle::with_template("{bar:40} {bytes} {bytes_per_sec} {elapsed}");
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
@@ -167,9 +176,9 @@ fn progress_bar(checkpoint: &Checkpoint) -> ProgressBar {
 fn report(args: &Args, converted: &Converted, seconds: f64) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if args.json {
-        let tensors = converted.tensors.iter().map(|(name, dtype, shape)| {
-            json!({ "name": name, "type": dtype.name(), "shape": shape })
-        });
+        let tensors = converted.tensors.iter().map(
+            |(name, dtype, shape)| json!({ "name": name, "type": dtype.name(), "shape": shape }),
+        );
         let result = json!({
             "files": converted.files,
             "written": !args.dry_run,

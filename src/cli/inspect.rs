@@ -9,9 +9,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::Exit;
-use crate::formats::{
-    Checkpoint, GgufArray, GgufValue, SafetensorsFile, Source, TensorView,
-};
+use crate::formats::{Checkpoint, GgufArray, GgufValue, SafetensorsFile, Source, TensorView};
 use crate::model::Model;
 
 /// Elements of an array that a table shows.
@@ -51,7 +49,10 @@ struct Tensor {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let is_safetensors = args.path.extension().is_some_and(|found| found == "safetensors");
+    let is_safetensors = args
+        .path
+        .extension()
+        .is_some_and(|found| found == "safetensors");
     let report = if is_safetensors {
         of_safetensors(&SafetensorsFile::open(&args.path)?)
     } else {
@@ -70,7 +71,9 @@ fn of_safetensors(file: &SafetensorsFile) -> Report {
     let metadata = file.metadata().iter();
     Report {
         format: "safetensors",
-        metadata: metadata.map(|(key, value)| (key.clone(), json!(value))).collect(),
+        metadata: metadata
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect(),
         tensors: file.tensors().map(|view| tensor(&view)).collect(),
         fingerprint: None,
         kv_bytes_per_token: None,
@@ -174,10 +177,13 @@ impl Report {
 
     fn to_json(&self, with_tensors: bool) -> Value {
         let (num_tensors, num_parameters, tensor_bytes) = self.totals();
-        let types = self.by_type().into_iter().map(|(name, (tensors, elements, bytes))| {
-            let sums = json!({ "tensors": tensors, "elements": elements, "bytes": bytes });
-            (name.to_owned(), sums)
-        });
+        let types = self
+            .by_type()
+            .into_iter()
+            .map(|(name, (tensors, elements, bytes))| {
+                let sums = json!({ "tensors": tensors, "elements": elements, "bytes": bytes });
+                (name.to_owned(), sums)
+            });
         let mut report = json!({
             "format": self.format,
             "fingerprint": self.fingerprint,
@@ -213,10 +219,16 @@ impl Report {
             row("fingerprint", fingerprint.clone());
         }
         row("parameters", num_parameters.to_string());
-        row("tensors", format!("{num_tensors}, {:.1} MB", tensor_bytes as f64 / 1e6));
+        row(
+            "tensors",
+            format!("{num_tensors}, {:.1} MB", tensor_bytes as f64 / 1e6),
+        );
         for (name, (tensors, elements, bytes)) in self.by_type() {
             let size = bytes as f64 / 1e6;
-            row(&format!("  {name}"), format!("{tensors}, {elements} elements, {size:.1} MB"));
+            row(
+                &format!("  {name}"),
+                format!("{tensors}, {elements} elements, {size:.1} MB"),
+            );
         }
         if let Some(bytes) = self.kv_bytes_per_token {
             row("KV cache", format!("{bytes} bytes per token in bfloat16"));
@@ -242,7 +254,7 @@ impl Report {
 
 fn table() -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table
 }
 
@@ -251,7 +263,10 @@ fn shown(value: &Value) -> String {
     if let Value::Array(values) = value
         && values.len() > SHOWN_ELEMENTS
     {
-        let first: Vec<_> = values[..SHOWN_ELEMENTS].iter().map(Value::to_string).collect();
+        let first: Vec<_> = values[..SHOWN_ELEMENTS]
+            .iter()
+            .map(Value::to_string)
+            .collect();
         return format!("[{}, ...] ({} values)", first.join(", "), values.len());
     }
     let text = value.to_string();

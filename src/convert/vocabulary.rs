@@ -245,14 +245,14 @@ fn pieces_of_json(
     scores: &mut [f32],
 ) -> Result<(), ConvertError> {
     let num_tokens = files.tokenizer.vocab_size();
-    for id in 0..num_tokens {
+    for (id, score) in scores.iter_mut().enumerate().take(num_tokens) {
         let Some(token) = files.tokenizer.token(id as u32) else {
             continue;
         };
         let is_byte = token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
         vocabulary.types[id] = if is_byte { BYTE } else { NORMAL };
         vocabulary.tokens[id] = token;
-        scores[id] = 0.0;
+        *score = 0.0;
     }
     let pairs = merge_pairs(files)?;
     let num_merges = pairs.len();
