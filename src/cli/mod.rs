@@ -9,21 +9,21 @@
 
 mod bench;
 mod completions;
-mod engine_args;
 mod convert;
 #[allow(
     dead_code,
     reason = "until every subcommand that fails or stops early is here"
 )]
 mod data;
+mod engine_args;
 mod exit;
+mod generate;
+mod inspect;
+mod notice;
+mod progress;
 mod prompting;
 mod tasks;
 mod train;
-mod generate;
-mod notice;
-mod progress;
-mod inspect;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -180,7 +180,9 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         speculation: options.speculation,
     };
     let engine = Engine::new(Box::new(runner), tokenizer.clone(), config)?;
-    let parameters = model.weights().map(|(_, weight)| weight.rows() * weight.cols());
+    let parameters = model
+        .weights()
+        .map(|(_, weight)| weight.rows() * weight.cols());
     let info = ModelInfo {
         family: model.spec.family,
         fingerprint: checkpoint.fingerprint().to_owned(),

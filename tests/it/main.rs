@@ -26,8 +26,8 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(missing_docs, reason = "tests are read by name")]
 
-mod cpu_runner;
 mod conversion;
+mod cpu_runner;
 mod eval_components;
 mod gguf_listings;
 mod gguf_metadata;
