@@ -6,6 +6,8 @@
 //! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
+//! - `engine`: greedy text of the reference, and the same bits however work is batched.
+//! - `generate`: `micota generate` as a user runs it.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `conversion`: GGUF files against llama.cpp's converter.
 //! - `gguf_listings`: reads the listings of reference conversions.
@@ -28,7 +30,9 @@
 
 mod conversion;
 mod cpu_runner;
+mod engine;
 mod eval_components;
+mod generate;
 mod gguf_listings;
 mod gguf_metadata;
 mod hostile_models;
