@@ -19,6 +19,7 @@ mod engine_args;
 mod exit;
 mod generate;
 mod inspect;
+mod merge;
 mod notice;
 mod progress;
 mod prompting;
@@ -50,6 +51,7 @@ enum Command {
     Inspect(inspect::Args),
     Completions(completions::Args),
     Generate(generate::Args),
+    Merge(Box<merge::Args>),
 }
 
 impl Command {
@@ -63,6 +65,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
             Self::Generate(args) => generate::run(&args),
+            Self::Merge(args) => merge::run(*args),
         }
     }
 }

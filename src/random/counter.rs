@@ -56,6 +56,50 @@ impl CounterRng {
         c
     }
 
+    /// The words of the stream from word `start` on, four to a counter: word `i` is word `i % 4`
+    /// of the block at counter `i / 4`.
+    #[inline(always)]
+    pub fn fill(self, start: u64, out: &mut [u32]) {
+        const LANES: usize = 16;
+        let mut position = start;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let mut words = [[0u32; LANES]; 4];
+            self.blocks(position / 4, &mut words);
+            let offset = (position % 4) as usize;
+            let len = rest.len().min(4 * LANES - offset);
+            let (now, later) = rest.split_at_mut(len);
+            for (i, out) in (offset..).zip(now) {
+                *out = words[i % 4][i / 4];
+            }
+            position += len as u64;
+            rest = later;
+        }
+    }
+
+    /// The blocks at sixteen counters from `first` on, word by word, for vector instructions.
+    #[inline(always)]
+    fn blocks<const LANES: usize>(self, first: u64, words: &mut [[u32; LANES]; 4]) {
+        for (lane, counter) in (first..).take(LANES).enumerate() {
+            words[0][lane] = counter as u32;
+            words[1][lane] = (counter >> 32) as u32;
+        }
+        words[2] = [0; LANES];
+        words[3] = [0; LANES];
+        let mut k = [self.key as u32, (self.key >> 32) as u32];
+        for _ in 0..ROUNDS {
+            for lane in 0..LANES {
+                let p0 = u64::from(MULTIPLIER_0) * u64::from(words[0][lane]);
+                let p1 = u64::from(MULTIPLIER_1) * u64::from(words[2][lane]);
+                words[0][lane] = (p1 >> 32) as u32 ^ words[1][lane] ^ k[0];
+                words[1][lane] = p1 as u32;
+                words[2][lane] = (p0 >> 32) as u32 ^ words[3][lane] ^ k[1];
+                words[3][lane] = p0 as u32;
+            }
+            k = [k[0].wrapping_add(WEYL_0), k[1].wrapping_add(WEYL_1)];
+        }
+    }
+
     /// A uniform value in `[0, 1)` with 53 random bits.
     pub fn uniform(self, counter: u128) -> f64 {
         let block = self.block(counter);
@@ -83,6 +127,17 @@ mod tests {
         assert_ne!(key(&[1, 2]), key(&[2, 1]));
         assert_ne!(key(&[1]), key(&[1, 0]));
         assert_eq!(key(&[1, 2]), key(&[1, 2]));
+    }
+
+    #[test]
+    fn filling_gives_the_blocks_words() {
+        let rng = CounterRng::from_parts(&[3, 1]);
+        let expected: Vec<u32> = (0..100).flat_map(|counter| rng.block(counter)).collect();
+        for (start, len) in [(0, 400), (1, 5), (7, 300), (63, 66), (399, 1)] {
+            let mut words = vec![0; len];
+            rng.fill(start as u64, &mut words);
+            assert_eq!(words, expected[start..start + len]);
+        }
     }
 
     #[test]

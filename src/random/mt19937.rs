@@ -71,12 +71,8 @@ impl Mt19937 {
         if self.index == N {
             self.refill();
         }
-        let mut y = self.state[self.index];
         self.index += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
+        temper(self.state[self.index - 1])
     }
 
     /// `bits` random bits (1 to 32), as Python's `getrandbits` draws them.
@@ -88,14 +84,72 @@ impl Mt19937 {
         self.next_u32() >> (32 - bits)
     }
 
-    fn refill(&mut self) {
-        for i in 0..N {
-            let y = (self.state[i] & UPPER_MASK) | (self.state[(i + 1) % N] & LOWER_MASK);
-            let twist = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-            self.state[i] = self.state[(i + M) % N] ^ (y >> 1) ^ twist;
+    /// The next `out.len()` words, as that many calls of [`Mt19937::next_u32`] give them.
+    #[inline(always)]
+    pub fn fill(&mut self, out: &mut [u32]) {
+        let mut rest = out;
+        while !rest.is_empty() {
+            if self.index == N {
+                self.refill();
+            }
+            let len = rest.len().min(N - self.index);
+            let (now, later) = rest.split_at_mut(len);
+            for (out, word) in now.iter_mut().zip(&self.state[self.index..]) {
+                *out = temper(*word);
+            }
+            self.index += len;
+            rest = later;
         }
+    }
+
+    /// Passes over `count` words.
+    pub fn skip(&mut self, count: usize) {
+        let mut left = count;
+        while left > N - self.index {
+            left -= N - self.index;
+            self.refill();
+        }
+        self.index += left;
+    }
+
+    /// Word `i + 1` is still old when word `i` is made, and word `i + M` is old for the first
+    /// `N - M` words and new for the others: three runs in which no word depends on another one of
+    /// the same run (227 words), so that the compiler can use vector instructions.
+    #[inline(always)]
+    fn refill(&mut self) {
+        let (low, high) = self.state.split_at_mut(N - M);
+        for i in 0..N - M - 1 {
+            low[i] = high[i + 2 * M - N] ^ twisted(low[i], low[i + 1]);
+        }
+        low[N - M - 1] = high[M - 1] ^ twisted(low[N - M - 1], high[0]);
+        let (middle, last) = high.split_at_mut(N - M);
+        for i in 0..N - M - 1 {
+            middle[i] = low[i] ^ twisted(middle[i], middle[i + 1]);
+        }
+        middle[N - M - 1] = low[N - M - 1] ^ twisted(middle[N - M - 1], last[0]);
+        let end = last.len() - 1;
+        for i in 0..end {
+            last[i] = middle[i] ^ twisted(last[i], last[i + 1]);
+        }
+        // The last word's successor is word 0, which is new by now, as the recurrence has it.
+        last[end] = middle[end] ^ twisted(last[end], low[0]);
         self.index = 0;
     }
+}
+
+/// The recurrence's part that comes from a word and its successor.
+#[inline(always)]
+fn twisted(word: u32, next: u32) -> u32 {
+    let y = (word & UPPER_MASK) | (next & LOWER_MASK);
+    (y >> 1) ^ ((y & 1).wrapping_neg() & 0x9908_b0df)
+}
+
+#[inline(always)]
+fn temper(mut y: u32) -> u32 {
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c_5680;
+    y ^= (y << 15) & 0xefc6_0000;
+    y ^ (y >> 18)
 }
 
 #[cfg(test)]
@@ -119,6 +173,20 @@ mod tests {
         );
         let mut rng = Mt19937::from_python_seed(1 << 40 | 5);
         assert_eq!([rng.next_u32(), rng.next_u32()], PYTHON_WIDE);
+    }
+
+    #[test]
+    fn filling_and_skipping_follow_the_stream() {
+        let mut single = Mt19937::from_word(5489);
+        let expected: Vec<u32> = (0..10_000).map(|_| single.next_u32()).collect();
+        for len in [1, 7, 623, 624, 625, 1_249, 5_000] {
+            let mut rng = Mt19937::from_word(5489);
+            let mut words = vec![0; len];
+            rng.fill(&mut words);
+            assert_eq!(words, expected[..len]);
+            rng.skip(len);
+            assert_eq!(rng.next_u32(), expected.get(2 * len).copied().unwrap_or_else(|| single.next_u32()));
+        }
     }
 
     const PYTHON_1234: [u32; 3] = [0xf769_7fb9, 0xc735_df5e, 0x70d3_da1f];

@@ -41,11 +41,16 @@ mod legacy_grading;
 mod model_loading;
 mod model_reference;
 mod quant_blocks;
+<<<<<<< HEAD
 mod random_model;
+=======
+mod merge;
+>>>>>>> 01ff271 (Merge checkpoints: recipes, methods and streaming, as the reference does)
 mod shared;
 mod symbolic_grading;
 mod task_files;
 mod task_prompts;
 mod tidy;
+
 mod tokenizers;
 mod train;

@@ -1,0 +1,91 @@
+//! Weighted averages of weights ("model soups", Wortsman et al. 2022, arXiv:2203.05482):
+//! `Σ w_i·x_i / Σ w_i`, or the plain sum without `normalize`.
+//!
+//! In float32 throughout, each term added by a fused multiply-add, rounded once at the end.
+
+use super::{
+    BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic,
+};
+use crate::merge::error::MergeError;
+use crate::merge::numeric::{Real, Rounding, fused_multiply_add};
+use crate::merge::tensor::{Tensor, Values};
+
+/// See the module.
+pub(crate) struct Linear;
+
+impl MergeMethod for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn title(&self) -> &'static str {
+        "Linear"
+    }
+
+    fn reference(&self) -> Option<&'static str> {
+        Some("https://arxiv.org/abs/2203.05482")
+    }
+
+    fn base(&self) -> BaseUse {
+        BaseUse::Ordinary
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        const {
+            &[
+                Parameter::required("weight", Scope::Input),
+                Parameter::flag("normalize", true),
+            ]
+        }
+    }
+
+    fn check_all(
+        &self,
+        tensor: &str,
+        shared: &Values,
+        inputs: &[&Values],
+    ) -> Result<(), MergeError> {
+        let sum = inputs.iter().map(|v| v.number("weight") as f32).sum::<f32>();
+        if shared.flag("normalize") && sum == 0.0 {
+            return Err(bad_parameter(
+                "weight",
+                0.0,
+                tensor,
+                "the weights add up to zero, and `normalize` divides by their sum",
+            ));
+        }
+        Ok(())
+    }
+
+    merge_in_either_arithmetic!();
+}
+
+impl Linear {
+    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+        let weights: Vec<F> = tensor
+            .inputs
+            .iter()
+            .map(|input| Rounding::None.scalar(input.values.number("weight")))
+            .collect();
+        let sum = weights.iter().fold(F::ZERO, |sum, w| sum + *w);
+        let divisor = if tensor.shared.flag("normalize") { sum } else { F::ONE };
+        tensor.emit(|block, out| {
+            let mut x = Vec::new();
+            for chunk in tensor.chunks(block) {
+                x.resize(chunk.len(), F::ZERO);
+                let from = chunk.start - block.range.start;
+                let out = &mut out[from..from + chunk.len()];
+                out.fill(F::ZERO);
+                for (input, weight) in tensor.inputs.iter().zip(&weights) {
+                    tensor.read(input, chunk.start, &mut x);
+                    fused_multiply_add(out, &x, *weight);
+                }
+                if divisor == F::ONE {
+                    tensor.rounding.map(out, |sum| sum);
+                } else {
+                    tensor.rounding.map(out, |sum| sum / divisor);
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! Copies one input, scaled by `scale` if given: `R(x·scale)`. Stacked slices make a deeper model.
+
+use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::merge::error::MergeError;
+use crate::merge::numeric::Real;
+use crate::merge::tensor::Tensor;
+
+/// See the module.
+pub(crate) struct Passthrough;
+
+impl MergeMethod for Passthrough {
+    fn name(&self) -> &'static str {
+        "passthrough"
+    }
+
+    fn title(&self) -> &'static str {
+        "Passthrough"
+    }
+
+    fn base(&self) -> BaseUse {
+        BaseUse::Ordinary
+    }
+
+    fn inputs(&self) -> InputCount {
+        InputCount::Exactly(1)
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        const { &[Parameter::optional("scale", Scope::Input)] }
+    }
+
+    merge_in_either_arithmetic!();
+}
+
+impl Passthrough {
+    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+        let input = &tensor.inputs[0];
+        let scale = input.values.optional("scale");
+        tensor.emit(|block, out| {
+            tensor.read(input, block.range.start, out);
+            if let Some(scale) = scale {
+                let scale = F::from_f32(scale as f32);
+                tensor.rounding.map(out, |x| x * scale);
+            }
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! Rounding after each operation.
+
+use super::Real;
+use crate::merge::dtype::FloatType;
+
+/// The grid that results are rounded to: the `R` of every formula in this room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    /// float32 and float64: arithmetic's own rounding.
+    None,
+    Bf16,
+    F16,
+}
+
+impl Rounding {
+    pub(crate) fn of(dtype: FloatType) -> Self {
+        match dtype {
+            FloatType::Bf16 => Self::Bf16,
+            FloatType::F16 => Self::F16,
+            FloatType::F32 | FloatType::F64 => Self::None,
+        }
+    }
+
+    /// The grid of random masks and of sums of magnitudes: bfloat16 for bfloat16, else float32.
+    pub(crate) fn of_masks(self) -> Self {
+        match self {
+            Self::Bf16 => Self::Bf16,
+            Self::None | Self::F16 => Self::None,
+        }
+    }
+
+    /// `R(x)`.
+    #[inline(always)]
+    pub(crate) fn one<F: Real>(self, x: F) -> F {
+        match self {
+            Self::None => x,
+            Self::Bf16 => x.to_bf16_grid(),
+            Self::F16 => x.to_f16_grid(),
+        }
+    }
+
+    /// `R` of a number from the recipe.
+    pub(crate) fn scalar<F: Real>(self, x: f64) -> F {
+        self.one(F::from_f64(x))
+    }
+
+    /// `out[i] = R(f(out[i]))`.
+    #[inline(always)]
+    pub(crate) fn map<F: Real>(self, out: &mut [F], f: impl Fn(F) -> F) {
+        match self {
+            Self::None => out.iter_mut().for_each(|o| *o = f(*o)),
+            Self::Bf16 => out.iter_mut().for_each(|o| *o = f(*o).to_bf16_grid()),
+            Self::F16 => out.iter_mut().for_each(|o| *o = f(*o).to_f16_grid()),
+        }
+    }
+
+    /// `out[i] = R(f(out[i], a[i]))`.
+    #[inline(always)]
+    pub(crate) fn zip<F: Real, A: Copy>(self, out: &mut [F], a: &[A], f: impl Fn(F, A) -> F) {
+        assert_eq!(out.len(), a.len(), "operands are of one block");
+        let pairs = out.iter_mut().zip(a);
+        match self {
+            Self::None => pairs.for_each(|(o, a)| *o = f(*o, *a)),
+            Self::Bf16 => pairs.for_each(|(o, a)| *o = f(*o, *a).to_bf16_grid()),
+            Self::F16 => pairs.for_each(|(o, a)| *o = f(*o, *a).to_f16_grid()),
+        }
+    }
+
+    /// `out[i] = R(f(out[i], a[i], b[i]))`.
+    #[inline(always)]
+    pub(crate) fn zip2<F: Real, A: Copy, B: Copy>(
+        self,
+        out: &mut [F],
+        a: &[A],
+        b: &[B],
+        f: impl Fn(F, A, B) -> F,
+    ) {
+        assert_eq!(out.len(), a.len(), "operands are of one block");
+        assert_eq!(out.len(), b.len(), "operands are of one block");
+        let triples = out.iter_mut().zip(a).zip(b);
+        match self {
+            Self::None => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b)),
+            Self::Bf16 => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b).to_bf16_grid()),
+            Self::F16 => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b).to_f16_grid()),
+        }
+    }
+}

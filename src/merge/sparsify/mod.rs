@@ -1,0 +1,195 @@
+//! Which elements of a task vector are dropped.
+//!
+//! [`Trim`] is decided once per tensor and input; [`TrimBlock`] carries it out on a block, chunk
+//! after chunk in order.
+
+mod magnitude;
+mod ranks;
+
+use super::numeric::{Real, Rounding};
+use super::tensor::{Block, BlockDraws, Input, Tensor};
+
+pub(crate) use magnitude::{Cut, CutBlock, Deltas, Values};
+
+/// A decision about one task vector of one tensor.
+pub(crate) enum Trim {
+    Nothing,
+    Everything,
+    /// Keeps what is in the first cut and not in the second (the outliers).
+    Magnitude(Cut, Option<Cut>),
+    /// Keeps elements whose 24-bit draw is below the threshold.
+    Random { threshold: u32, slot: usize },
+    /// Keeps each element with a probability that grows with its rank in its row.
+    Ranked {
+        density: f64,
+        epsilon: f64,
+        slot: usize,
+    },
+}
+
+impl Trim {
+    /// Keeps the `density` share of largest magnitudes, at least one if density is above 0.
+    pub(crate) fn magnitude<F: Real>(
+        tensor: &Tensor<'_, F>,
+        input: &Input<'_>,
+        density: f64,
+    ) -> Self {
+        let elements = tensor.num_elements();
+        if density >= 1.0 {
+            return Self::Nothing;
+        }
+        if density <= 0.0 {
+            return Self::Everything;
+        }
+        let kept = ((density * elements as f64) as usize).max(1);
+        let [cut] = Cut::find(tensor, &Deltas { tensor, input }, [kept]);
+        Self::Magnitude(cut, None)
+    }
+
+    /// Keeps the `density` share of magnitudes that are largest below the `gamma` share of
+    /// outliers; fewer outliers are dropped where not enough would remain.
+    pub(crate) fn without_outliers<F: Real>(
+        tensor: &Tensor<'_, F>,
+        input: &Input<'_>,
+        density: f64,
+        gamma: f64,
+    ) -> Self {
+        if density >= 1.0 {
+            return Self::Nothing;
+        }
+        let elements = tensor.num_elements();
+        let kept = (density * elements as f64) as usize;
+        let outliers = (gamma * elements as f64) as usize;
+        let outliers = outliers.min(elements - kept);
+        if kept == 0 {
+            return Self::Everything;
+        }
+        let [cut, outliers] = Cut::find(tensor, &Deltas { tensor, input }, [kept + outliers, outliers]);
+        Self::Magnitude(cut, Some(outliers))
+    }
+
+    /// Keeps each element with probability `density`, as the `slot`-th input that draws.
+    pub(crate) fn random(rounding: Rounding, density: f64, slot: usize) -> Self {
+        if density >= 1.0 {
+            return Self::Nothing;
+        }
+        let probability: f32 = rounding.of_masks().scalar(density);
+        // draw * 2^-24 < p, as integers.
+        let threshold = (f64::from(probability) * f64::from(1u32 << 24)).ceil() as u32;
+        Self::Random { threshold, slot }
+    }
+
+    /// Keeps elements with probabilities from `density - epsilon` (the smallest of its row) to
+    /// `density + epsilon` (the largest).
+    pub(crate) fn ranked(density: f64, epsilon: f64, slot: usize) -> Self {
+        if density >= 1.0 {
+            Self::Nothing
+        } else if density <= 0.0 {
+            Self::Everything
+        } else {
+            Self::Ranked {
+                density,
+                epsilon,
+                slot,
+            }
+        }
+    }
+
+    /// Whether anything may be dropped.
+    pub(crate) fn drops(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    /// The decision for one block.
+    pub(crate) fn block<'t, F: Real>(
+        &'t self,
+        tensor: &'t Tensor<'_, F>,
+        block: &Block,
+    ) -> TrimBlock<'t> {
+        match self {
+            Self::Nothing => TrimBlock::Nothing,
+            Self::Everything => TrimBlock::Everything,
+            Self::Magnitude(cut, outliers) => TrimBlock::Magnitude(
+                cut.block(block),
+                outliers.as_ref().map(|cut| cut.block(block)),
+            ),
+            Self::Random { threshold, slot } => TrimBlock::Random {
+                threshold: *threshold,
+                draws: tensor.draws.block(*slot, block),
+                buffer: Vec::new(),
+            },
+            Self::Ranked {
+                density,
+                epsilon,
+                slot,
+            } => TrimBlock::Ranked {
+                chances: ranks::Chances::new(
+                    tensor.rounding.of_masks(),
+                    *density,
+                    *epsilon,
+                    tensor.row_len(),
+                ),
+                draws: tensor.draws.block(*slot, block),
+                buffer: Vec::new(),
+            },
+        }
+    }
+}
+
+/// A decision about a block, and how far it has been carried out.
+pub(crate) enum TrimBlock<'t> {
+    Nothing,
+    Everything,
+    Magnitude(CutBlock, Option<CutBlock>),
+    Random {
+        threshold: u32,
+        draws: BlockDraws<'t>,
+        buffer: Vec<u32>,
+    },
+    Ranked {
+        chances: ranks::Chances,
+        draws: BlockDraws<'t>,
+        buffer: Vec<u32>,
+    },
+}
+
+impl TrimBlock<'_> {
+    /// Sets the dropped elements of the block's next chunk (whole rows) to zero.
+    #[inline(always)]
+    pub(crate) fn apply<F: Real>(&mut self, deltas: &mut [F]) {
+        match self {
+            Self::Nothing => {}
+            Self::Everything => deltas.fill(F::ZERO),
+            Self::Magnitude(cut, None) => cut.keep_inside(deltas),
+            Self::Magnitude(cut, Some(outliers)) => {
+                let mut inliers = deltas.to_vec();
+                outliers.keep_outside(&mut inliers);
+                cut.keep_inside(deltas);
+                for (delta, inlier) in deltas.iter_mut().zip(inliers) {
+                    *delta = if inlier == F::ZERO { F::ZERO } else { *delta };
+                }
+            }
+            Self::Random {
+                threshold,
+                draws,
+                buffer,
+            } => {
+                buffer.resize(deltas.len(), 0);
+                draws.fill(buffer);
+                let threshold = *threshold;
+                for (delta, draw) in deltas.iter_mut().zip(buffer.iter()) {
+                    *delta = if *draw < threshold { *delta } else { F::ZERO };
+                }
+            }
+            Self::Ranked {
+                chances,
+                draws,
+                buffer,
+            } => {
+                buffer.resize(deltas.len(), 0);
+                draws.fill(buffer);
+                chances.apply(deltas, buffer);
+            }
+        }
+    }
+}
