@@ -130,10 +130,14 @@ impl Unneeded {
         let mut notes = Vec::new();
         if self.cuda || self.device.is_some() || self.read_to_gpu || self.multi_gpu || self.gpu_rich
         {
-            notes.push("merging runs on the CPU, at the speed of the disk; GPU flags have no effect");
+            notes.push(
+                "merging runs on the CPU, at the speed of the disk; GPU flags have no effect",
+            );
         }
         if self.lora_merge_cache.is_some() {
-            notes.push("--lora-merge-cache: adapters are folded in while reading, nothing is cached");
+            notes.push(
+                "--lora-merge-cache: adapters are folded in while reading, nothing is cached",
+            );
         }
         if self.transformers_cache.is_some() {
             notes.push("--transformers-cache has no effect; set HF_HOME");
@@ -254,7 +258,11 @@ fn print_report(report: &CheckReport, all: bool) -> std::io::Result<()> {
         report.num_tensors,
         report.num_layers
     )?;
-    writeln!(out, "memory  {:>12.1} MB  at most, beyond the page cache", mb(report.memory_bytes))?;
+    writeln!(
+        out,
+        "memory  {:>12.1} MB  at most, beyond the page cache",
+        mb(report.memory_bytes)
+    )?;
     for (model, rows) in &report.vocabularies {
         writeln!(out, "rows    {rows:>12}     embedding of {model}")?;
     }
@@ -263,9 +271,21 @@ fn print_report(report: &CheckReport, all: bool) -> std::io::Result<()> {
     }
     let mut deltas: Vec<_> = report.deltas.iter().collect();
     deltas.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    let shown = if all { deltas.len() } else { SHOWN_TENSORS.min(deltas.len()) };
-    writeln!(out, "\ntask vectors, the largest {shown} of {}:", deltas.len())?;
-    writeln!(out, "{:>10} {:>10} {:>8}  tensor, model", "mean |d|", "max |d|", "changed")?;
+    let shown = if all {
+        deltas.len()
+    } else {
+        SHOWN_TENSORS.min(deltas.len())
+    };
+    writeln!(
+        out,
+        "\ntask vectors, the largest {shown} of {}:",
+        deltas.len()
+    )?;
+    writeln!(
+        out,
+        "{:>10} {:>10} {:>8}  tensor, model",
+        "mean |d|", "max |d|", "changed"
+    )?;
     for delta in &deltas[..shown] {
         writeln!(
             out,

@@ -56,7 +56,10 @@ impl Adapter {
         for tensor in self.file.tensors() {
             let module = tensor.name.strip_prefix(PREFIX);
             let target = module.map(|module| {
-                match module.strip_suffix(".lora_A.weight").or(module.strip_suffix(".lora_B.weight")) {
+                match module
+                    .strip_suffix(".lora_A.weight")
+                    .or(module.strip_suffix(".lora_B.weight"))
+                {
                     Some(module) => format!("{module}.weight"),
                     None => module.to_owned(),
                 }
@@ -88,7 +91,10 @@ impl Adapter {
         let Some(module) = tensor.strip_suffix(".weight") else {
             return Ok(None);
         };
-        let part = |part: &str| self.file.tensor(&format!("{PREFIX}{module}.lora_{part}.weight"));
+        let part = |part: &str| {
+            self.file
+                .tensor(&format!("{PREFIX}{module}.lora_{part}.weight"))
+        };
         let (a, b) = match (part("A"), part("B")) {
             (Some(a), Some(b)) => (a, b),
             (None, None) => return Ok(None),

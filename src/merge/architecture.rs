@@ -146,6 +146,10 @@ mod tests {
             }
             assert!(!architecture.knows("model.layers.0.self_attn.rotary_emb.inv_freq"));
         }
-        assert!(!Architecture::by_name("LlamaForCausalLM").unwrap().knows("model.layers.0.self_attn.q_proj.bias"));
+        assert!(
+            !Architecture::by_name("LlamaForCausalLM")
+                .unwrap()
+                .knows("model.layers.0.self_attn.q_proj.bias")
+        );
     }
 }

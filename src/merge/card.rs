@@ -22,12 +22,18 @@ pub(crate) fn model_card(
         let _ = writeln!(card, "- {}", serde_json::Value::from(name.as_str()));
     }
     card.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n---\n");
-    let _ = writeln!(card, "# {title}\n\nA merge of pre-trained language models made with micota.\n");
+    let _ = writeln!(
+        card,
+        "# {title}\n\nA merge of pre-trained language models made with micota.\n"
+    );
     let name = match method.reference() {
         Some(url) => format!("[{}]({url})", method.title()),
         None => method.title().to_owned(),
     };
-    let _ = write!(card, "## Merge Details\n\n### Merge Method\n\nMerged with {name}");
+    let _ = write!(
+        card,
+        "## Merge Details\n\n### Merge Method\n\nMerged with {name}"
+    );
     match &recipe.base_model {
         Some(base) => {
             let _ = writeln!(card, ", using {} as the base.", base.text);
@@ -53,12 +59,21 @@ pub(crate) fn model_card(
     card.push_str("\n### Models Merged\n\n");
     for model in &layout.inputs {
         let name = &models.get(*model).name;
-        if recipe.base_model.as_ref().is_none_or(|base| base.text != *name) {
+        if recipe
+            .base_model
+            .as_ref()
+            .is_none_or(|base| base.text != *name)
+        {
             let _ = writeln!(card, "* {name}");
         }
     }
     // A fence longer than any run of backticks in the recipe cannot be closed by it.
-    let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let longest = recipe
+        .text
+        .split(|c| c != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     let _ = write!(
         card,

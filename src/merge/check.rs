@@ -65,14 +65,20 @@ impl Merge<'_> {
             warnings: Vec::new(),
         };
         for model in self.models.iter() {
-            let bytes = model.checkpoint.tensors().map(|t| t.data.len() as u64).sum();
+            let bytes = model
+                .checkpoint
+                .tensors()
+                .map(|t| t.data.len() as u64)
+                .sum();
             report.inputs.push((model.name.clone(), bytes));
             let rows = model.stored(super::architecture::EMBEDDING)?.0[0];
             report.vocabularies.push((model.name.clone(), rows));
         }
         let embedding = self.tensors.iter().find(|t| t.part == Part::Embedding);
         if let Some(embedding) = embedding {
-            report.vocabularies.push(("output".into(), embedding.shape[0]));
+            report
+                .vocabularies
+                .push(("output".into(), embedding.shape[0]));
         }
         for plan in self.tensors.iter().filter(|plan| plan.base.is_some()) {
             self.deltas(plan, &mut report.deltas)?;
@@ -140,7 +146,9 @@ fn delta_sums<F: Real>(tensor: &Tensor<'_, F>) -> Vec<DeltaSums> {
                 tensor.rounding.zip(&mut delta, &base, |x, b| x - b);
                 sums.magnitude += sum_of(&delta, |d| d.abs().to_f64());
                 sums.changed += delta.iter().filter(|d| **d != F::ZERO).count() as u64;
-                sums.max = delta.iter().fold(sums.max, |max, d| max.max(d.abs().to_f64()));
+                sums.max = delta
+                    .iter()
+                    .fold(sums.max, |max, d| max.max(d.abs().to_f64()));
             }
         }
         sums

@@ -41,7 +41,10 @@ pub(crate) fn output_config(
     let rows = |part: Part| tensors.iter().find(|t| t.part == part).map(|t| t.shape[0]);
     if let Some(rows) = rows(Part::Embedding) {
         if let Some(before) = donor.vocab_size().filter(|before| *before != rows) {
-            notes.push(format!("vocab_size: {before} in {}, {rows} in the output", donor.name));
+            notes.push(format!(
+                "vocab_size: {before} in {}, {rows} in the output",
+                donor.name
+            ));
         }
         config.insert("vocab_size".into(), json!(rows));
     }

@@ -87,8 +87,13 @@ impl<'r> Layout<'r> {
         models: &mut Models,
         options: &OpenOptions<'_>,
     ) -> Result<Slice<'r>, MergeError> {
-        let Expanded { place, sources: recipes, base, scopes } = expanded;
-        let mut sources = Vec::new();
+        let Expanded {
+            place,
+            sources: recipes,
+            base,
+            scopes,
+        } = expanded;
+        let mut sources: Vec<SliceSource> = Vec::new();
         let mut len = None;
         for input in &recipes {
             let model = models.open(&input.model, options)?;
@@ -105,6 +110,13 @@ impl<'r> Layout<'r> {
                         "layer_range [{start}, {end}] exceeds the {available} layers of {}",
                         input.model.text
                     ),
+                ));
+            }
+            let twice = |source: &SliceSource| source.model == model && source.first_layer == start;
+            if sources.iter().any(twice) {
+                return Err(MergeError::recipe(
+                    place,
+                    format!("{} is listed twice in one slice", input.model.text),
                 ));
             }
             let expected = *len.get_or_insert(end - start);
@@ -134,7 +146,10 @@ impl<'r> Layout<'r> {
         if method.base() == BaseUse::Required && base.is_none() {
             return Err(MergeError::recipe(
                 place,
-                format!("{} needs the base model among the slice's sources", method.name()),
+                format!(
+                    "{} needs the base model among the slice's sources",
+                    method.name()
+                ),
             ));
         }
         check_count(method, place, sources.len(), base.is_some())?;

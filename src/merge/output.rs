@@ -130,7 +130,11 @@ impl OutputFolder {
     pub(crate) fn finish(mut self) -> Result<(), MergeError> {
         let io = |error| MergeError::io(&self.target, error);
         if self.target.exists() {
-            let name = self.target.file_name().unwrap_or_default().to_string_lossy();
+            let name = self
+                .target
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy();
             let old = self.target.with_file_name(format!(".{name}.replaced"));
             if old.exists() {
                 std::fs::remove_dir_all(&old).map_err(io)?;
@@ -196,7 +200,9 @@ mod tests {
         for contents in ["1", "2"] {
             OutputFolder::check(&target, 10).unwrap();
             let folder = OutputFolder::create(&target).unwrap();
-            folder.write("mergekit_config.yml", contents.as_bytes()).unwrap();
+            folder
+                .write("mergekit_config.yml", contents.as_bytes())
+                .unwrap();
             folder.finish().unwrap();
             let written = std::fs::read_to_string(target.join("mergekit_config.yml"));
             assert_eq!(written.unwrap(), contents);

@@ -68,7 +68,11 @@ pub(crate) fn plan(
     models: &Models,
     shapes: &Shapes<'_>,
 ) -> Result<Vec<TensorPlan>, MergeError> {
-    let planner = Planner { recipe, models, shapes };
+    let planner = Planner {
+        recipe,
+        models,
+        shapes,
+    };
     let architecture = models.get(layout.donor).architecture;
     let mut tensors = planner.outside_layers(layout, architecture)?;
     for slice in &layout.slices {
@@ -109,8 +113,20 @@ impl Planner<'_> {
         };
         let same = |name: &str, slice: &Slice<'_>| vec![name.to_owned(); slice.sources.len()];
         let mut tensors = vec![
-            self.tensor(EMBEDDING.into(), Part::Embedding, first, same(EMBEDDING, first), 0.0)?,
-            self.tensor(FINAL_NORM.into(), Part::FinalNorm, last, same(FINAL_NORM, last), 0.0)?,
+            self.tensor(
+                EMBEDDING.into(),
+                Part::Embedding,
+                first,
+                same(EMBEDDING, first),
+                0.0,
+            )?,
+            self.tensor(
+                FINAL_NORM.into(),
+                Part::FinalNorm,
+                last,
+                same(FINAL_NORM, last),
+                0.0,
+            )?,
         ];
         // A head that some input has is merged with the embeddings of those that share theirs.
         let has = |model: usize| self.models.get(model).has(HEAD);
@@ -164,7 +180,10 @@ impl Planner<'_> {
             part,
             shape,
             dtype,
-            out_dtype: self.recipe.out_dtype.unwrap_or(dtype),
+            out_dtype: match self.recipe.out_dtype {
+                Some(dtype) => dtype,
+                None => method.result_dtype(dtype),
+            },
             inputs,
             base: slice.base,
             shared,
@@ -225,7 +244,10 @@ impl Planner<'_> {
             let model = self.models.get(input.model);
             let mut shape = model.stored(&input.tensor)?.0.to_vec();
             if vocabulary && shape.len() != 2 {
-                let problem = format!("tensor {} has shape {shape:?}, expected rows of tokens", input.tensor);
+                let problem = format!(
+                    "tensor {} has shape {shape:?}, expected rows of tokens",
+                    input.tensor
+                );
                 return Err(MergeError::model(&model.name, problem));
             }
             if let (true, Some(alignment)) = (vocabulary, self.shapes.alignment) {

@@ -341,7 +341,9 @@ impl<'r> Merge<'r> {
     /// page cache.
     pub(super) fn memory_estimate(&self) -> u64 {
         let threads = self.options.threads.or_else(|| {
-            std::thread::available_parallelism().ok().map(std::num::NonZero::get)
+            std::thread::available_parallelism()
+                .ok()
+                .map(std::num::NonZero::get)
         });
         let tensor = |plan: &TensorPlan| {
             let drawing = plan.inputs.iter().filter(|input| input.draws).count();
@@ -349,9 +351,13 @@ impl<'r> Merge<'r> {
             let block = blocks.first().map_or(0, |block| block.range.len());
             let element = plan.dtype.bytes().max(4);
             let scratch = block * (element + plan.out_dtype.bytes())
-                + (plan.inputs.len() + 6) * element * (1 << 12).max(plan.shape.last().copied().unwrap_or(1));
+                + (plan.inputs.len() + 6)
+                    * element
+                    * (1 << 12).max(plan.shape.last().copied().unwrap_or(1));
             let states = match self.options.randomness {
-                Randomness::Reference(_) => (2 + STREAM_AHEAD) * drawing * blocks.len() * size_of::<Mt19937>(),
+                Randomness::Reference(_) => {
+                    (2 + STREAM_AHEAD) * drawing * blocks.len() * size_of::<Mt19937>()
+                }
                 _ => 0,
             };
             scratch * threads.unwrap_or(1) + states
@@ -405,9 +411,9 @@ impl<'r> Merge<'r> {
         };
         let vocabulary = matches!(plan.part, Part::Embedding | Part::Head);
         match (&self.tokenizer, folded) {
-            (Some(tokenizer), None) if vocabulary => {
-                self.aligned(plan, input, &tokenizer.alignment).map(Source::Aligned)
-            }
+            (Some(tokenizer), None) if vocabulary => self
+                .aligned(plan, input, &tokenizer.alignment)
+                .map(Source::Aligned),
             (Some(_), Some(_)) if vocabulary => Err(MergeError::model(
                 &model.name,
                 format!(
@@ -654,7 +660,10 @@ fn check_rows(models: &Models, alignment: &Alignment) -> Result<(), MergeError> 
             let model = models.get(model);
             let problem = format!(
                 "the tokenizer has token {row}, but the embedding has only {} rows",
-                sizes[models.iter().position(|m| m.name == model.name).unwrap_or(0)]
+                sizes[models
+                    .iter()
+                    .position(|m| m.name == model.name)
+                    .unwrap_or(0)]
             );
             return Err(MergeError::model(&model.name, problem));
         }

@@ -185,7 +185,13 @@ mod tests {
             rng.fill(&mut words);
             assert_eq!(words, expected[..len]);
             rng.skip(len);
-            assert_eq!(rng.next_u32(), expected.get(2 * len).copied().unwrap_or_else(|| single.next_u32()));
+            assert_eq!(
+                rng.next_u32(),
+                expected
+                    .get(2 * len)
+                    .copied()
+                    .unwrap_or_else(|| single.next_u32())
+            );
         }
     }
 

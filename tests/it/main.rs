@@ -4,6 +4,7 @@
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
 //! - `model_loading`: checkpoints that do not fit their configuration.
+//! - `merge`: merges against the reference's, determinism, refusals.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `engine`: greedy text of the reference, and the same bits however work is batched.
@@ -38,19 +39,15 @@ mod gguf_metadata;
 mod hostile_models;
 mod hub_downloads;
 mod legacy_grading;
+mod merge;
 mod model_loading;
 mod model_reference;
 mod quant_blocks;
-<<<<<<< HEAD
 mod random_model;
-=======
-mod merge;
->>>>>>> 01ff271 (Merge checkpoints: recipes, methods and streaming, as the reference does)
 mod shared;
 mod symbolic_grading;
 mod task_files;
 mod task_prompts;
 mod tidy;
-
 mod tokenizers;
 mod train;

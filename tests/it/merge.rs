@@ -40,9 +40,11 @@ fn options_of(args: &[Value]) -> MergeOptions {
             }
             "--out-shard-size" => {
                 let size = args.next().unwrap();
-                options.shard_bytes = size.strip_suffix('K').unwrap().parse::<u64>().unwrap() * 1000;
+                options.shard_bytes =
+                    size.strip_suffix('K').unwrap().parse::<u64>().unwrap() * 1000;
             }
             "--unsafe-truncate-embeddings" => options.truncate_embeddings = true,
+            "--allow-crimes" => options.allow_crimes = true,
             "--lora-merge-cache" => {
                 args.next();
             }
@@ -79,15 +81,22 @@ fn tensors_in(folder: &Path) -> Tensors {
     for path in safetensors_in(folder).values() {
         for view in SafetensorsFile::open(path).unwrap().tensors() {
             let size = view.dtype.block_bytes();
-            let values = view.data.chunks_exact(size).map(|b| match view.dtype.name() {
-                "BF16" => half::bf16::from_le_bytes([b[0], b[1]]).to_f64(),
-                "F16" => half::f16::from_le_bytes([b[0], b[1]]).to_f64(),
-                "F32" => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
-                "F64" => f64::from_le_bytes(b.try_into().unwrap()),
-                "U8" => f64::from(b[0]),
-                other => panic!("{other}"),
-            });
-            let row = (view.dtype.name().to_owned(), view.shape.to_vec(), values.collect());
+            let values = view
+                .data
+                .chunks_exact(size)
+                .map(|b| match view.dtype.name() {
+                    "BF16" => half::bf16::from_le_bytes([b[0], b[1]]).to_f64(),
+                    "F16" => half::f16::from_le_bytes([b[0], b[1]]).to_f64(),
+                    "F32" => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+                    "F64" => f64::from_le_bytes(b.try_into().unwrap()),
+                    "U8" => f64::from(b[0]),
+                    other => panic!("{other}"),
+                });
+            let row = (
+                view.dtype.name().to_owned(),
+                view.shape.to_vec(),
+                values.collect(),
+            );
             tensors.insert(view.name.to_owned(), row);
         }
     }
@@ -102,7 +111,11 @@ fn ulp(dtype: &str, value: f64) -> f64 {
         "F32" => (23, -149),
         _ => (52, -1074),
     };
-    let exponent = if value == 0.0 { least } else { value.abs().log2().floor() as i32 - bits };
+    let exponent = if value == 0.0 {
+        least
+    } else {
+        value.abs().log2().floor() as i32 - bits
+    };
     2.0_f64.powi(exponent.max(least))
 }
 
@@ -110,7 +123,9 @@ fn ulp(dtype: &str, value: f64) -> f64 {
 fn difference(case: &Path, rule: &Value, ours: &Tensors) -> Option<String> {
     let expected = tensors_in(&case.join("expected"));
     let ambiguous = case.join("ambiguous.safetensors");
-    let ambiguous = ambiguous.exists().then(|| SafetensorsFile::open(&ambiguous).unwrap());
+    let ambiguous = ambiguous
+        .exists()
+        .then(|| SafetensorsFile::open(&ambiguous).unwrap());
     if expected.keys().ne(ours.keys()) {
         return Some("other tensors".into());
     }
@@ -119,7 +134,9 @@ fn difference(case: &Path, rule: &Value, ours: &Tensors) -> Option<String> {
     for (name, (dtype, shape, values)) in &expected {
         let (own_dtype, own_shape, own) = &ours[name];
         if (dtype, shape) != (own_dtype, own_shape) {
-            return Some(format!("{name}: {own_dtype} {own_shape:?}, not {dtype} {shape:?}"));
+            return Some(format!(
+                "{name}: {own_dtype} {own_shape:?}, not {dtype} {shape:?}"
+            ));
         }
         let skip = ambiguous.as_ref().and_then(|file| file.tensor(name));
         for (i, (a, b)) in values.iter().zip(own).enumerate() {
@@ -139,7 +156,11 @@ fn difference(case: &Path, rule: &Value, ours: &Tensors) -> Option<String> {
     }
     let outliers = rule["outliers"].as_u64().unwrap_or(0) as usize;
     (differing.len() > outliers).then(|| {
-        format!("{} elements, worst {worst:e}, e.g. {}", differing.len(), differing[0])
+        format!(
+            "{} elements, worst {worst:e}, e.g. {}",
+            differing.len(),
+            differing[0]
+        )
     })
 }
 
@@ -165,7 +186,11 @@ fn golden_cases_agree_with_the_reference() {
         let recipe = std::fs::read_to_string(path.join("config.yml")).unwrap();
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("out");
-        merge(&rooted(&recipe, &golden), options_of(case["args"].as_array().unwrap()), &out);
+        merge(
+            &rooted(&recipe, &golden),
+            options_of(case["args"].as_array().unwrap()),
+            &out,
+        );
         cases += 1;
         if let Some(difference) = difference(&path, &case["compare"], &tensors_in(&out)) {
             failures.push(format!("{name}: {difference}"));
@@ -175,7 +200,12 @@ fn golden_cases_agree_with_the_reference() {
         }
         Checkpoint::open(&out).unwrap();
     }
-    assert!(failures.is_empty(), "{} of {cases}:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {cases}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 /// The fields of config.json that a merge decides, and the vocabulary.
@@ -199,7 +229,12 @@ fn config_difference(case: &Path, out: &Path) -> Option<String> {
         let vocabulary = file["model"]["vocab"].as_object()?.clone().into_iter();
         let added = file["added_tokens"].as_array()?.clone().into_iter();
         let added = added.map(|e| (e["content"].as_str().unwrap().to_owned(), e["id"].clone()));
-        Some(vocabulary.chain(added).map(|(t, id)| (t, id.as_u64().unwrap())).collect())
+        Some(
+            vocabulary
+                .chain(added)
+                .map(|(t, id)| (t, id.as_u64().unwrap()))
+                .collect(),
+        )
     };
     let expected_tokens = tokens(&case.join("expected"))?;
     (tokens(out) != Some(expected_tokens)).then(|| "other tokens".to_owned())
@@ -217,8 +252,9 @@ fn synthetic(folder: &Path, seed: u64) {
         "torch_dtype": "bfloat16",
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let vocabulary: serde_json::Map<String, Value> =
-        (0..VOCABULARY - 7).map(|id| (format!("t{id}"), id.into())).collect();
+    let vocabulary: serde_json::Map<String, Value> = (0..VOCABULARY - 7)
+        .map(|id| (format!("t{id}"), id.into()))
+        .collect();
     let tokenizer = serde_json::json!({
         "version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     });
@@ -263,7 +299,11 @@ fn synthetic(folder: &Path, seed: u64) {
 
 /// Three models where the shipped recipes look for them.
 fn models_of_recipes(root: &Path) {
-    let names = ["models/Qwen2.5-7B", "models/Qwen2.5-7B-Instruct", "saves/Qwen2.5-7B-long-cot"];
+    let names = [
+        "models/Qwen2.5-7B",
+        "models/Qwen2.5-7B-Instruct",
+        "saves/Qwen2.5-7B-long-cot",
+    ];
     for (seed, name) in (1..).zip(names) {
         synthetic(&root.join(name), seed);
     }
@@ -317,8 +357,15 @@ fn shipped_recipes_run_and_threads_shards_and_reruns_change_nothing() {
             }
         }
         let first = first.unwrap();
-        assert!(first.values().all(|(_, _, values)| values.iter().all(|v| v.is_finite())));
-        let left: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(
+            first
+                .values()
+                .all(|(_, _, values)| values.iter().all(|v| v.is_finite()))
+        );
+        let left: Vec<_> = std::fs::read_dir(root)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(left.len(), 3, "{left:?}");
     }
 }
@@ -357,7 +404,11 @@ fn a_mask_file_repeats_the_seeded_merge() {
             let golden = golden.clone();
             move |path: &str, _: Option<&str>| Ok(golden.join(path))
         };
-        let options = MergeOptions { randomness, fetch: Box::new(fetch), ..options() };
+        let options = MergeOptions {
+            randomness,
+            fetch: Box::new(fetch),
+            ..options()
+        };
         merge(&recipe, options, &out);
         let rule: Value =
             serde_json::from_slice(&std::fs::read(case.join("case.json")).unwrap()).unwrap();
@@ -412,8 +463,16 @@ fn an_output_that_is_an_input_or_foreign_is_refused() {
     let recipe = "merge_method: passthrough\nmodels: [{model: models/Qwen2.5-7B}]";
     let recipe = Recipe::parse(&from_root(recipe, root), false).unwrap();
     let merge = Merge::prepare(&recipe, options()).unwrap();
-    assert!(merge.write(&root.join("models/Qwen2.5-7B"), &|_| ()).is_err());
-    assert!(merge.write(&root.join("models/Qwen2.5-7B-Instruct"), &|_| ()).is_err());
+    assert!(
+        merge
+            .write(&root.join("models/Qwen2.5-7B"), &|_| ())
+            .is_err()
+    );
+    assert!(
+        merge
+            .write(&root.join("models/Qwen2.5-7B-Instruct"), &|_| ())
+            .is_err()
+    );
     assert!(merge.write(&root.join("models"), &|_| ()).is_err());
     merge.write(&root.join("out"), &|_| ()).unwrap();
     merge.write(&root.join("out"), &|_| ()).unwrap();
@@ -431,9 +490,22 @@ fn a_check_reports_task_vectors_and_writes_nothing() {
     let report = merge.check().unwrap();
     assert_eq!(report.num_tensors, 28 * 12 + 2);
     assert_eq!(report.deltas.len(), 2 * report.num_tensors);
-    assert_eq!(report.vocabularies.last().unwrap().1, 20_096, "19,993 tokens, padded to 128s");
-    assert!(report.deltas.iter().all(|d| d.mean > 0.0 && d.mean < d.max && d.changed > 0.5));
-    assert!(report.warnings.iter().any(|w| w.contains("DARE")), "{:?}", report.warnings);
+    assert_eq!(
+        report.vocabularies.last().unwrap().1,
+        20_096,
+        "19,993 tokens, padded to 128s"
+    );
+    assert!(
+        report
+            .deltas
+            .iter()
+            .all(|d| d.mean > 0.0 && d.mean < d.max && d.changed > 0.5)
+    );
+    assert!(
+        report.warnings.iter().any(|w| w.contains("DARE")),
+        "{:?}",
+        report.warnings
+    );
     assert_eq!(std::fs::read_dir(root).unwrap().count(), 2);
 }
 

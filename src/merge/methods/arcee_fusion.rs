@@ -6,6 +6,7 @@
 //! million elements).
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, merge_in_either_arithmetic};
+use crate::merge::dtype::FloatType;
 use crate::merge::error::MergeError;
 use crate::merge::numeric::Real;
 use crate::merge::sparsify::{Cut, Values};
@@ -42,6 +43,11 @@ impl MergeMethod for ArceeFusion {
         &[]
     }
 
+    /// The reference's mask is float32 and makes the result so.
+    fn result_dtype(&self, working: FloatType) -> FloatType {
+        working.promoted(FloatType::F32)
+    }
+
     merge_in_either_arithmetic!();
 }
 
@@ -62,8 +68,12 @@ impl ArceeFusion {
             importance.each_row(block, |base, x, importance| {
                 let out = &mut out[position..position + base.len()];
                 for (((out, b), x), important) in out.iter_mut().zip(base).zip(x).zip(importance) {
-                    let delta = if *important >= threshold { r.one(*x - *b) } else { F::ZERO };
-                    *out = r.one(*b + delta);
+                    let delta = if *important >= threshold {
+                        r.one(*x - *b)
+                    } else {
+                        F::ZERO
+                    };
+                    *out = *b + delta;
                 }
                 position += base.len();
             });
@@ -78,8 +88,8 @@ fn threshold<F: Real>(importance: &Importance<'_, '_, F>) -> F {
     }
     let from_top = |q: f64| n - (q * (n - 1) as f64) as usize;
     let quantiles = [from_top(0.5), from_top(0.75), from_top(0.25)];
-    let [median, upper, lower] = Cut::find(importance.tensor, importance, quantiles)
-        .map(|cut| value_of::<F>(cut.value()));
+    let [median, upper, lower] =
+        Cut::find(importance.tensor, importance, quantiles).map(|cut| value_of::<F>(cut.value()));
     let r = importance.tensor.rounding;
     let spread = r.one(upper - lower);
     r.one(median + r.one(F::from_f64(1.5) * spread))
@@ -94,12 +104,14 @@ impl<F: Real> Importance<'_, '_, F> {
         let mut x = vec![F::ZERO; len];
         let mut importance = vec![F::ZERO; len];
         for start in block.range.clone().step_by(len.max(1)) {
-            self.tensor.read(self.tensor.required_base(), start, &mut base);
+            self.tensor
+                .read(self.tensor.required_base(), start, &mut base);
             self.tensor.read(self.other, start, &mut x);
             let (p, q) = (softmax(self.tensor, &x), softmax(self.tensor, &base));
-            let divergence = p.iter().zip(&q).map(|(p, q)| {
-                r.one(*p * r.one(r.one(*p / *q).ln())).to_f64()
-            });
+            let divergence = p
+                .iter()
+                .zip(&q)
+                .map(|(p, q)| r.one(*p * r.one(r.one(*p / *q).ln())).to_f64());
             let divergence: F = r.scalar(divergence.sum::<f64>());
             r.zip2(&mut importance, &x, &base, |_, x, b| {
                 r.one(x - b).abs() * divergence

@@ -3,9 +3,7 @@
 //!
 //! In float32 throughout, each term added by a fused multiply-add, rounded once at the end.
 
-use super::{
-    BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic,
-};
+use super::{BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic};
 use crate::merge::error::MergeError;
 use crate::merge::numeric::{Real, Rounding, fused_multiply_add};
 use crate::merge::tensor::{Tensor, Values};
@@ -45,7 +43,10 @@ impl MergeMethod for Linear {
         shared: &Values,
         inputs: &[&Values],
     ) -> Result<(), MergeError> {
-        let sum = inputs.iter().map(|v| v.number("weight") as f32).sum::<f32>();
+        let sum = inputs
+            .iter()
+            .map(|v| v.number("weight") as f32)
+            .sum::<f32>();
         if shared.flag("normalize") && sum == 0.0 {
             return Err(bad_parameter(
                 "weight",
@@ -68,7 +69,11 @@ impl Linear {
             .map(|input| Rounding::None.scalar(input.values.number("weight")))
             .collect();
         let sum = weights.iter().fold(F::ZERO, |sum, w| sum + *w);
-        let divisor = if tensor.shared.flag("normalize") { sum } else { F::ONE };
+        let divisor = if tensor.shared.flag("normalize") {
+            sum
+        } else {
+            F::ONE
+        };
         tensor.emit(|block, out| {
             let mut x = Vec::new();
             for chunk in tensor.chunks(block) {

@@ -29,6 +29,7 @@ mod task_arithmetic;
 mod task_vectors;
 mod ties;
 
+use super::dtype::FloatType;
 use super::error::MergeError;
 use super::recipe::Scalar;
 use super::tensor::{AnyTensor, Values};
@@ -91,6 +92,10 @@ pub(crate) trait MergeMethod: Sync {
     /// Whether an input with these values takes random numbers, one per element.
     fn draws(&self, _values: &Values) -> bool {
         false
+    }
+    /// The type of the results where the recipe has no `out_dtype`.
+    fn result_dtype(&self, working: FloatType) -> FloatType {
+        working
     }
     /// Computes a tensor.
     fn merge(&self, tensor: &AnyTensor<'_>) -> Result<(), MergeError>;

@@ -57,7 +57,9 @@ impl NearSwap {
                 tensor.read(other, chunk.start, &mut x);
                 r.zip2(&mut w, &x, out, |_, x, b| {
                     let distance = r.one(b - x).abs();
-                    let weight = r.one(t / if distance < least { least } else { distance });
+                    let distance = if distance < least { least } else { distance };
+                    // torch divides a number by a tensor by way of the reciprocal.
+                    let weight = r.one(r.one(F::ONE / distance) * t);
                     if weight > F::ONE {
                         F::ONE
                     } else if weight < F::ZERO {

@@ -54,7 +54,11 @@ impl NuSlerp {
     fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let inputs: Vec<&Input<'_>> = tensor.others().collect();
         let [w0, w1] = [0, 1].map(|i| inputs[i].values.number("weight"));
-        let t = if (w0 + w1).abs() < LEAST_WEIGHT { 0.5 } else { w1 / (w0 + w1) };
+        let t = if (w0 + w1).abs() < LEAST_WEIGHT {
+            0.5
+        } else {
+            w1 / (w0 + w1)
+        };
         let groups = if tensor.shared.flag("nuslerp_flatten") {
             Groups::Whole
         } else if tensor.shared.flag("nuslerp_row_wise") {
@@ -127,7 +131,9 @@ impl NuSlerp {
             for (i, term) in terms[0].iter_mut().enumerate() {
                 let group = groups.of(start + i);
                 let unit = |x: F, norms: &[F]| r.one(x / norms[group]);
-                *term = r.one(unit(a[i], &norms[0]) * unit(b[i], &norms[1])).to_f64();
+                *term = r
+                    .one(unit(a[i], &norms[0]) * unit(b[i], &norms[1]))
+                    .to_f64();
             }
         });
         let coefficients = cosines[0].iter().map(|cosine| {

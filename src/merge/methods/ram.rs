@@ -25,7 +25,11 @@ const EPSILON: Parameter = Parameter::number("epsilon", Scope::Shared, 1e-5);
 
 impl MergeMethod for Ram {
     fn name(&self) -> &'static str {
-        if self.strengthens { "ramplus_tl" } else { "ram" }
+        if self.strengthens {
+            "ramplus_tl"
+        } else {
+            "ram"
+        }
     }
 
     fn title(&self) -> &'static str {
@@ -50,7 +54,11 @@ impl MergeMethod for Ram {
             Parameter::number("r", Scope::Shared, 0.1),
             Parameter::number("alpha", Scope::Shared, 0.2),
         ];
-        if self.strengthens { PLUS } else { const { &[EPSILON] } }
+        if self.strengthens {
+            PLUS
+        } else {
+            const { &[EPSILON] }
+        }
     }
 
     merge_in_either_arithmetic!();
@@ -70,7 +78,12 @@ impl Ram {
                     for ((out, delta), count) in out.iter_mut().zip(delta).zip(counts) {
                         if delta.abs() > epsilon {
                             let alone = *count == 1;
-                            *out = *out + if alone { r.one(*delta * *strength) } else { *delta };
+                            *out = *out
+                                + if alone {
+                                    r.one(*delta * *strength)
+                                } else {
+                                    *delta
+                                };
                         }
                     }
                 }

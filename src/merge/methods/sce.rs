@@ -46,7 +46,12 @@ impl MergeMethod for Sce {
     fn check_all(&self, tensor: &str, shared: &Values, _: &[&Values]) -> Result<(), MergeError> {
         match shared.number("select_topk") {
             topk if topk >= 0.0 => Ok(()),
-            topk => Err(bad_parameter("select_topk", topk, tensor, "expected at least 0")),
+            topk => Err(bad_parameter(
+                "select_topk",
+                topk,
+                tensor,
+                "expected at least 0",
+            )),
         }
     }
 
@@ -71,7 +76,11 @@ impl Sce {
                     let (mut mix, mut div) = (F::ZERO, F::ZERO);
                     for (delta, weight) in deltas.iter().zip(&weights) {
                         let d = delta[i];
-                        let agrees = if sum >= F::ZERO { d > F::ZERO } else { d < F::ZERO };
+                        let agrees = if sum >= F::ZERO {
+                            d > F::ZERO
+                        } else {
+                            d < F::ZERO
+                        };
                         if agrees {
                             mix = mix + r.one(d * *weight);
                             div = div + *weight;

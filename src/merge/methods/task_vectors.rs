@@ -84,15 +84,14 @@ impl MergeMethod for TaskVectors {
     }
 
     fn parameters(&self) -> &'static [Parameter] {
-        let parameters: &'static [Parameter] =
-            match (self.sparsify, self.normalize, self.rescale) {
-                (Sparsify::WithoutOutliers, ..) => parameters!(false, false, GAMMA),
-                (Sparsify::Ranked, true, _) => parameters!(true, true, EPSILON),
-                (Sparsify::Ranked, false, _) => parameters!(false, true, EPSILON),
-                (_, true, _) => parameters!(true, false),
-                (_, false, true) => parameters!(false, true),
-                (_, false, false) => parameters!(false, false),
-            };
+        let parameters: &'static [Parameter] = match (self.sparsify, self.normalize, self.rescale) {
+            (Sparsify::WithoutOutliers, ..) => parameters!(false, false, GAMMA),
+            (Sparsify::Ranked, true, _) => parameters!(true, true, EPSILON),
+            (Sparsify::Ranked, false, _) => parameters!(false, true, EPSILON),
+            (_, true, _) => parameters!(true, false),
+            (_, false, true) => parameters!(false, true),
+            (_, false, false) => parameters!(false, false),
+        };
         debug_assert!(
             parameters.iter().all(|p| match p.name {
                 "normalize" => p.default == Presence::Default(flag(self.normalize)),
@@ -177,7 +176,11 @@ impl TaskVectors {
         let r = tensor.rounding;
         let all_weights = vectors.iter().fold(F::ZERO, |sum, v| sum + v.weight);
         let divisor = r.one(all_weights);
-        let divisor = if divisor.abs() < F::from_f64(1e-8) { F::ONE } else { divisor };
+        let divisor = if divisor.abs() < F::from_f64(1e-8) {
+            F::ONE
+        } else {
+            divisor
+        };
         tensor.emit(|block, out| {
             self.each_chunk(tensor, &vectors, block, |start, scratch| {
                 let len = scratch.base.len();
@@ -189,7 +192,13 @@ impl TaskVectors {
                     }
                     r.map(delta, |d| d * vector.weight);
                 }
-                let Scratch { base, deltas, sum, mix, div } = scratch;
+                let Scratch {
+                    base,
+                    deltas,
+                    sum,
+                    mix,
+                    div,
+                } = scratch;
                 let out = &mut out[start..start + len];
                 if self.consensus {
                     elect(&vectors, deltas, sum, mix, div);
@@ -231,9 +240,7 @@ impl TaskVectors {
                     Trim::without_outliers(tensor, input, density, input.values.number("gamma"))
                 }
                 Sparsify::Random => Trim::random(tensor.rounding, density, slot),
-                Sparsify::Ranked => {
-                    Trim::ranked(density, input.values.number("epsilon"), slot)
-                }
+                Sparsify::Ranked => Trim::ranked(density, input.values.number("epsilon"), slot),
             };
             slot += usize::from(self.draws(input.values));
             vectors.push(Vector {
@@ -316,7 +323,13 @@ impl TaskVectors {
             div: Vec::new(),
         };
         for chunk in tensor.row_chunks(block) {
-            let Scratch { base, deltas, sum, mix, div } = &mut scratch;
+            let Scratch {
+                base,
+                deltas,
+                sum,
+                mix,
+                div,
+            } = &mut scratch;
             for buffer in [&mut *base, sum, mix, div] {
                 buffer.resize(chunk.len(), F::ZERO);
             }
@@ -359,9 +372,17 @@ fn elect<F: Real>(
     div.fill(F::ZERO);
     for (vector, delta) in vectors.iter().zip(deltas) {
         let weight = vector.weight;
-        let all = sum.iter().zip(delta).zip(mix.iter_mut()).zip(div.iter_mut());
+        let all = sum
+            .iter()
+            .zip(delta)
+            .zip(mix.iter_mut())
+            .zip(div.iter_mut());
         for (((s, d), m), w) in all {
-            let agrees = if *s >= F::ZERO { *d > F::ZERO } else { *d < F::ZERO };
+            let agrees = if *s >= F::ZERO {
+                *d > F::ZERO
+            } else {
+                *d < F::ZERO
+            };
             *m = *m + if agrees { *d } else { F::ZERO };
             *w = *w + if agrees { weight } else { F::ZERO };
         }

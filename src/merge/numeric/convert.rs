@@ -47,7 +47,11 @@ pub(crate) fn load<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding,
 /// Casts results to the output type and writes their bytes.
 #[inline(always)]
 pub(crate) fn store<F: Real>(values: &[F], dtype: FloatType, bytes: &mut [u8]) {
-    assert_eq!(bytes.len(), values.len() * dtype.bytes(), "one element each");
+    assert_eq!(
+        bytes.len(),
+        values.len() * dtype.bytes(),
+        "one element each"
+    );
     match dtype {
         FloatType::Bf16 => {
             for (b, v) in bytes.chunks_exact_mut(2).zip(values) {
@@ -80,7 +84,11 @@ fn widen_f16(bits: u16) -> f32 {
     // Scaling by 2^112 moves the exponent's bias and normalises subnormals exactly.
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
     let special = magnitude | 0x7f80_0000;
-    let value = if magnitude >= 0x0f80_0000 { special } else { scaled };
+    let value = if magnitude >= 0x0f80_0000 {
+        special
+    } else {
+        scaled
+    };
     f32::from_bits(sign | value)
 }
 
@@ -92,7 +100,11 @@ fn narrow_f16(value: f32) -> u16 {
     let magnitude = bits & 0x7fff_ffff;
     let subnormal = (f32::from_bits(magnitude) * 16_777_216.0) as u32;
     let normal = (magnitude >> 13).wrapping_sub(112 << 10);
-    let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    let special = if magnitude > 0x7f80_0000 {
+        0x7e00
+    } else {
+        0x7c00
+    };
     let narrowed = if magnitude >= 0x7f80_0000 {
         special
     } else if magnitude < 0x3880_0000 {
@@ -123,7 +135,10 @@ mod tests {
 
     #[test]
     fn loading_casts_to_the_working_type() {
-        let bytes: Vec<u8> = [1.0_f32, 0.3, -2e-8, 1e5].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bytes: Vec<u8> = [1.0_f32, 0.3, -2e-8, 1e5]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
         let mut out = [0.0_f32; 4];
         load(&bytes, FloatType::F32, Rounding::F16, &mut out);
         assert_eq!(out, [1.0, 0.300_048_83, -0.0, f32::INFINITY]);

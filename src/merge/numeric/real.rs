@@ -187,7 +187,10 @@ mod tests {
     #[test]
     fn grids_agree_with_half() {
         for x in probes() {
-            let (bf16, f16) = (half::bf16::from_f32(x).to_f32(), half::f16::from_f32(x).to_f32());
+            let (bf16, f16) = (
+                half::bf16::from_f32(x).to_f32(),
+                half::f16::from_f32(x).to_f32(),
+            );
             if x.is_nan() {
                 assert!(x.to_bf16_grid().is_nan() && x.to_f16_grid().is_nan());
             } else {

@@ -10,6 +10,8 @@ pub(crate) enum Rounding {
     None,
     Bf16,
     F16,
+    /// float32, for what float64 tensors do in it.
+    F32,
 }
 
 impl Rounding {
@@ -25,7 +27,7 @@ impl Rounding {
     pub(crate) fn of_masks(self) -> Self {
         match self {
             Self::Bf16 => Self::Bf16,
-            Self::None | Self::F16 => Self::None,
+            Self::None | Self::F16 | Self::F32 => Self::F32,
         }
     }
 
@@ -36,6 +38,7 @@ impl Rounding {
             Self::None => x,
             Self::Bf16 => x.to_bf16_grid(),
             Self::F16 => x.to_f16_grid(),
+            Self::F32 => F::from_f32(x.to_f32()),
         }
     }
 
@@ -51,6 +54,9 @@ impl Rounding {
             Self::None => out.iter_mut().for_each(|o| *o = f(*o)),
             Self::Bf16 => out.iter_mut().for_each(|o| *o = f(*o).to_bf16_grid()),
             Self::F16 => out.iter_mut().for_each(|o| *o = f(*o).to_f16_grid()),
+            Self::F32 => out
+                .iter_mut()
+                .for_each(|o| *o = F::from_f32(f(*o).to_f32())),
         }
     }
 
@@ -63,6 +69,7 @@ impl Rounding {
             Self::None => pairs.for_each(|(o, a)| *o = f(*o, *a)),
             Self::Bf16 => pairs.for_each(|(o, a)| *o = f(*o, *a).to_bf16_grid()),
             Self::F16 => pairs.for_each(|(o, a)| *o = f(*o, *a).to_f16_grid()),
+            Self::F32 => pairs.for_each(|(o, a)| *o = F::from_f32(f(*o, *a).to_f32())),
         }
     }
 
@@ -82,6 +89,7 @@ impl Rounding {
             Self::None => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b)),
             Self::Bf16 => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b).to_bf16_grid()),
             Self::F16 => triples.for_each(|((o, a), b)| *o = f(*o, *a, *b).to_f16_grid()),
+            Self::F32 => triples.for_each(|((o, a), b)| *o = F::from_f32(f(*o, *a, *b).to_f32())),
         }
     }
 }

@@ -155,7 +155,10 @@ pub(crate) enum TokenSource {
     /// The row of the token itself in a model.
     Model(ModelRef),
     /// The row of some token of a model.
-    ModelToken { model: ModelRef, token: TokenKey },
+    ModelToken {
+        model: ModelRef,
+        token: TokenKey,
+    },
     Zero,
 }
 

@@ -1,10 +1,7 @@
 //! "Did you mean": the known name that is nearest to a mistyped one.
 
 /// The name within two edits (one, for short words) of `word`, if any.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let reach = if word.chars().count() <= 4 { 1 } else { 2 };
     known
         .into_iter()

@@ -224,15 +224,27 @@ mod tests {
         let list = top[1].node.list("b").unwrap();
         assert_eq!((list[0].place.line, list[0].place.column), (3, 5));
         let inner = list[1].map("item").unwrap();
-        assert_eq!((inner[0].node.place.line, inner[0].node.place.column), (4, 9));
+        assert_eq!(
+            (inner[0].node.place.line, inner[0].node.place.column),
+            (4, 9)
+        );
         assert!(inner[1].node.is_null());
     }
 
     #[test]
     fn bad_yaml_is_an_error_with_a_place() {
-        for text in ["a: [1, 2", "a: 'x", "a: 1\na: 2\n", "\t- x: [", "&a [*a, *b]"] {
+        for text in [
+            "a: [1, 2",
+            "a: 'x",
+            "a: 1\na: 2\n",
+            "\t- x: [",
+            "&a [*a, *b]",
+        ] {
             let error = Node::parse(text).unwrap_err();
-            assert!(matches!(error, MergeError::Yaml { .. }), "{text:?}: {error}");
+            assert!(
+                matches!(error, MergeError::Yaml { .. }),
+                "{text:?}: {error}"
+            );
         }
     }
 

@@ -55,9 +55,8 @@ impl Reader {
     fn recipe(&mut self, node: &Node) -> Result<Recipe, MergeError> {
         let entries = node.map("a recipe")?;
         self.check_keys(entries, TOP_KEYS, "a recipe")?;
-        let method = find(entries, "merge_method").ok_or_else(|| {
-            MergeError::recipe(node.place, "the recipe has no `merge_method`")
-        })?;
+        let method = find(entries, "merge_method")
+            .ok_or_else(|| MergeError::recipe(node.place, "the recipe has no `merge_method`"))?;
         let name = method.node.text("merge_method")?;
         let method_place = method.node.place;
         let Some(method) = methods::by_name(&name) else {
@@ -66,7 +65,10 @@ impl Reader {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!(
                     "known: {}",
-                    methods::all().map(|m| m.name()).collect::<Vec<_>>().join(", ")
+                    methods::all()
+                        .map(|m| m.name())
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             };
             return Err(MergeError::recipe(
@@ -93,7 +95,11 @@ impl Reader {
         })
     }
 
-    fn modules(&mut self, place: Place, entries: &[Entry]) -> Result<Vec<ModuleRecipe>, MergeError> {
+    fn modules(
+        &mut self,
+        place: Place,
+        entries: &[Entry],
+    ) -> Result<Vec<ModuleRecipe>, MergeError> {
         let present: Vec<&Entry> = ["models", "slices", "modules"]
             .iter()
             .filter_map(|key| find(entries, key))
@@ -226,7 +232,10 @@ impl Reader {
     }
 
     fn tokenizer(&mut self, entries: &[Entry]) -> Result<Option<TokenizerRecipe>, MergeError> {
-        match (find(entries, "tokenizer_source"), find(entries, "tokenizer")) {
+        match (
+            find(entries, "tokenizer_source"),
+            find(entries, "tokenizer"),
+        ) {
             (Some(_), Some(block)) => Err(MergeError::recipe(
                 block.place,
                 "`tokenizer` and `tokenizer_source` are two forms of one setting; keep one",
@@ -302,7 +311,11 @@ impl Reader {
         let Value::Map(fields) = &node.value else {
             return model_ref(node, "source").map(TokenSource::Model);
         };
-        self.check_keys(fields, &["kind", "model", "token", "token_id"], "a token source")?;
+        self.check_keys(
+            fields,
+            &["kind", "model", "token", "token_id"],
+            "a token source",
+        )?;
         let kind = match find(fields, "kind") {
             Some(kind) => kind.node.text("kind")?,
             None => "model_token".to_owned(),
@@ -343,7 +356,11 @@ impl Reader {
         for entry in entries {
             if !known.contains(&entry.key.as_str()) {
                 let problem = format!("`{}` is no key of {what}", entry.key);
-                self.unknown(entry.place, problem, nearest(&entry.key, known.iter().copied()))?;
+                self.unknown(
+                    entry.place,
+                    problem,
+                    nearest(&entry.key, known.iter().copied()),
+                )?;
             }
         }
         Ok(())
@@ -373,7 +390,9 @@ impl Reader {
         for module in &recipe.modules {
             scopes.push(&module.parameters);
             match &module.content {
-                ModuleContent::Models(models) => scopes.extend(models.iter().map(|m| &m.parameters)),
+                ModuleContent::Models(models) => {
+                    scopes.extend(models.iter().map(|m| &m.parameters))
+                }
                 ModuleContent::Slices(slices) => {
                     for slice in slices {
                         scopes.push(&slice.parameters);
@@ -394,9 +413,10 @@ impl Reader {
                 continue;
             }
             let problem = format!("no merge method has a parameter `{name}`");
-            let known = own.iter().copied().chain(
-                methods::all().flat_map(|m| m.parameters().iter().map(|p| p.name)),
-            );
+            let known = own
+                .iter()
+                .copied()
+                .chain(methods::all().flat_map(|m| m.parameters().iter().map(|p| p.name)));
             self.unknown(place, problem, nearest(name, known))?;
         }
         Ok(())
@@ -472,16 +492,43 @@ mod tests {
     fn mistakes_are_named_with_their_place() {
         let cases = [
             ("models: []", "no `merge_method`"),
-            ("merge_method: tise\nmodels: [{model: a}]", "line 1, column 15: unknown merge method `tise`; did you mean `ties`?"),
-            ("merge_method: ties\nmodels: [{model: a}]\nslices: []", "exactly one of"),
+            (
+                "merge_method: tise\nmodels: [{model: a}]",
+                "line 1, column 15: unknown merge method `tise`; did you mean `ties`?",
+            ),
+            (
+                "merge_method: ties\nmodels: [{model: a}]\nslices: []",
+                "exactly one of",
+            ),
             ("merge_method: ties", "exactly one of"),
-            ("merge_method: ties\nmodels: [{model: a, parameters: {densitiy: 1}}]", "line 2, column 33: no merge method has a parameter `densitiy`; did you mean `density`?"),
-            ("merge_method: ties\nmodles: [{model: a}]", "line 2, column 1: `modles` is no key of a recipe; did you mean `models`?"),
-            ("merge_method: ties\nmodels: [{model: a}]\ndtype: bf16x", "line 3, column 8: dtype: `bf16x` is none of"),
-            ("merge_method: ties\nmodels: [{model: a}]\ntokenizer_source: base\ntokenizer: {source: base}", "two forms of one setting"),
-            ("merge_method: ties\nslices: [{sources: [{model: a, layer_range: [3, 3]}]}]", "half open"),
-            ("merge_method: ties\nmodels: {model: a}", "expected a list, found a mapping"),
-            ("merge_method: ties\nmodels: [{model: a, parameters: {weight: half}}]", "expected a number, found `half`"),
+            (
+                "merge_method: ties\nmodels: [{model: a, parameters: {densitiy: 1}}]",
+                "line 2, column 33: no merge method has a parameter `densitiy`; did you mean `density`?",
+            ),
+            (
+                "merge_method: ties\nmodles: [{model: a}]",
+                "line 2, column 1: `modles` is no key of a recipe; did you mean `models`?",
+            ),
+            (
+                "merge_method: ties\nmodels: [{model: a}]\ndtype: bf16x",
+                "line 3, column 8: dtype: `bf16x` is none of",
+            ),
+            (
+                "merge_method: ties\nmodels: [{model: a}]\ntokenizer_source: base\ntokenizer: {source: base}",
+                "two forms of one setting",
+            ),
+            (
+                "merge_method: ties\nslices: [{sources: [{model: a, layer_range: [3, 3]}]}]",
+                "half open",
+            ),
+            (
+                "merge_method: ties\nmodels: {model: a}",
+                "expected a list, found a mapping",
+            ),
+            (
+                "merge_method: ties\nmodels: [{model: a, parameters: {weight: half}}]",
+                "expected a number, found `half`",
+            ),
         ];
         for (text, expected) in cases {
             let error = error(text);

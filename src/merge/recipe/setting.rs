@@ -124,7 +124,9 @@ fn list(name: &str, node: &Node, items: &[Node]) -> Result<Setting, MergeError> 
         .map(|item| scalar(name, item))
         .collect::<Result<Vec<_>, _>>()?;
     if scalars.iter().all(|s| matches!(s, Scalar::Flag(_))) {
-        return Ok(Setting::Steps(scalars.into_iter().map(Scalar::flag).collect()));
+        return Ok(Setting::Steps(
+            scalars.into_iter().map(Scalar::flag).collect(),
+        ));
     }
     Ok(Setting::Gradient(
         scalars.into_iter().map(Scalar::number).collect(),
@@ -224,10 +226,19 @@ mod tests {
     #[test]
     fn gradients_interpolate_and_booleans_step() {
         assert_eq!(resolve("[0, 1]", "x", 0.25), Some(Scalar::Number(0.25)));
-        assert_eq!(resolve("[1, 0.5, 0.7]", "x", 1.0), Some(Scalar::Number(0.7)));
+        assert_eq!(
+            resolve("[1, 0.5, 0.7]", "x", 1.0),
+            Some(Scalar::Number(0.7))
+        );
         assert_eq!(resolve("[0.25]", "x", 0.9), Some(Scalar::Number(0.25)));
-        assert_eq!(resolve("[true, false]", "x", 0.99), Some(Scalar::Flag(true)));
-        assert_eq!(resolve("[true, false]", "x", 1.0), Some(Scalar::Flag(false)));
+        assert_eq!(
+            resolve("[true, false]", "x", 0.99),
+            Some(Scalar::Flag(true))
+        );
+        assert_eq!(
+            resolve("[true, false]", "x", 1.0),
+            Some(Scalar::Flag(false))
+        );
         assert_eq!(resolve("'1e-1'", "x", 0.5), Some(Scalar::Number(0.1)));
     }
 
@@ -238,14 +249,26 @@ mod tests {
         assert_eq!(resolve(list, up, 0.5), Some(Scalar::Number(0.5)));
         assert_eq!(resolve(list, "model.norm.weight", 0.0), None);
         assert_eq!(
-            resolve("[{filter: '*', value: 2}, {filter: mlp, value: 3}]", up, 0.0),
+            resolve(
+                "[{filter: '*', value: 2}, {filter: mlp, value: 3}]",
+                up,
+                0.0
+            ),
             Some(Scalar::Number(2.0))
         );
     }
 
     #[test]
     fn values_that_mean_nothing_are_refused() {
-        for bad in ["[]", "half", "[{filter: x}]", "{vlaue: 1}", "[1, [2]]", ".inf", "~"] {
+        for bad in [
+            "[]",
+            "half",
+            "[{filter: x}]",
+            "{vlaue: 1}",
+            "[1, [2]]",
+            ".inf",
+            "~",
+        ] {
             let node = Node::parse(bad).unwrap();
             assert!(Setting::parse("weight", &node).is_err(), "{bad}");
         }

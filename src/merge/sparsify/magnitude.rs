@@ -90,7 +90,7 @@ impl Cut {
         // The magnitudes of a coarse type differ in their leading bits only.
         let last = match tensor.rounding {
             Rounding::Bf16 => F::MAGNITUDE_BITS - 15,
-            Rounding::None | Rounding::F16 => 0,
+            Rounding::None | Rounding::F16 | Rounding::F32 => 0,
         };
         while shift > last {
             shift -= KEY_BITS;

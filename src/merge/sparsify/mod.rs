@@ -18,7 +18,10 @@ pub(crate) enum Trim {
     /// Keeps what is in the first cut and not in the second (the outliers).
     Magnitude(Cut, Option<Cut>),
     /// Keeps elements whose 24-bit draw is below the threshold.
-    Random { threshold: u32, slot: usize },
+    Random {
+        threshold: u32,
+        slot: usize,
+    },
     /// Keeps each element with a probability that grows with its rank in its row.
     Ranked {
         density: f64,
@@ -64,7 +67,11 @@ impl Trim {
         if kept == 0 {
             return Self::Everything;
         }
-        let [cut, outliers] = Cut::find(tensor, &Deltas { tensor, input }, [kept + outliers, outliers]);
+        let [cut, outliers] = Cut::find(
+            tensor,
+            &Deltas { tensor, input },
+            [kept + outliers, outliers],
+        );
         Self::Magnitude(cut, Some(outliers))
     }
 

@@ -163,10 +163,7 @@ impl<'a, F: Real> Tensor<'a, F> {
     }
 
     /// Computes every block's result with `fill` and stores it in the output type.
-    pub(crate) fn emit(
-        &self,
-        fill: impl Fn(&Block, &mut [F]) + Sync,
-    ) -> Result<(), MergeError> {
+    pub(crate) fn emit(&self, fill: impl Fn(&Block, &mut [F]) + Sync) -> Result<(), MergeError> {
         let run = |scratch: &mut (Vec<F>, Vec<u8>), block: &Block| {
             let (values, bytes) = scratch;
             values.resize(block.range.len(), F::ZERO);
@@ -182,9 +179,7 @@ impl<'a, F: Real> Tensor<'a, F> {
         if blocks.len() == 1 {
             return run(&mut Default::default(), &blocks[0]);
         }
-        blocks
-            .par_iter()
-            .try_for_each_init(Default::default, run)
+        blocks.par_iter().try_for_each_init(Default::default, run)
     }
 
     /// The parts of a block that are handled at once.
@@ -262,7 +257,13 @@ mod tests {
 
     #[test]
     fn blocks_are_whole_rows_and_cover_the_tensor() {
-        for shape in [vec![7], vec![], vec![3, 5], vec![1000, 896], vec![2, 200_000]] {
+        for shape in [
+            vec![7],
+            vec![],
+            vec![3, 5],
+            vec![1000, 896],
+            vec![2, 200_000],
+        ] {
             let blocks = blocks(&shape);
             let mut next = 0;
             for (index, block) in blocks.iter().enumerate() {

@@ -158,7 +158,7 @@ impl Folded<'_> {
             }
             let scale = self.scale;
             kept.zip(&mut out[done..done + len], delta, |w, d| {
-                w + kept.one(F::from_f32(d * scale))
+                w + F::from_f32(d * scale)
             });
             done += len;
         }

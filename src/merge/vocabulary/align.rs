@@ -35,7 +35,8 @@ pub(crate) fn align(
     let mut nobody = Vec::new();
     for token in &output.tokens {
         let Some(token) = token else {
-            rows.values_mut().for_each(|rows| rows.push(RowOrigin::Zero));
+            rows.values_mut()
+                .for_each(|rows| rows.push(RowOrigin::Zero));
             continue;
         };
         let recipe = recipes.get(token.as_str());
@@ -80,7 +81,8 @@ pub(crate) fn align(
     }
     Ok(Alignment {
         rows,
-        padded_rows: pad_to_multiple_of.map_or(tokens, |multiple| tokens.next_multiple_of(multiple)),
+        padded_rows: pad_to_multiple_of
+            .map_or(tokens, |multiple| tokens.next_multiple_of(multiple)),
         warnings,
     })
 }
@@ -104,12 +106,19 @@ fn given_row(
     match source {
         TokenSource::Zero => Ok(RowOrigin::Zero),
         TokenSource::Model(model) => row_of(&model.text, token),
-        TokenSource::ModelToken { model, token: TokenKey::Text(wanted) } => {
-            row_of(&model.text, wanted)
-        }
-        TokenSource::ModelToken { model, token: TokenKey::Id(id) } => {
+        TokenSource::ModelToken {
+            model,
+            token: TokenKey::Text(wanted),
+        } => row_of(&model.text, wanted),
+        TokenSource::ModelToken {
+            model,
+            token: TokenKey::Id(id),
+        } => {
             let index = index_of(&model.text);
-            let rows = models.get(index).stored(crate::merge::architecture::EMBEDDING)?.0[0];
+            let rows = models
+                .get(index)
+                .stored(crate::merge::architecture::EMBEDDING)?
+                .0[0];
             if *id < rows {
                 Ok(RowOrigin::Row(index, *id))
             } else {

@@ -86,7 +86,12 @@ mod tests {
     #[test]
     fn names_and_texts_are_told_apart() {
         let none = || std::iter::empty();
-        assert!(chat_template("chatml", none()).unwrap().unwrap().contains("im_start"));
+        assert!(
+            chat_template("chatml", none())
+                .unwrap()
+                .unwrap()
+                .contains("im_start")
+        );
         let inline = "{% for m in messages %}{{ m }}{% endfor %}";
         assert_eq!(chat_template(inline, none()).unwrap().unwrap(), inline);
         assert!(chat_template("chatmll", none()).is_err());
@@ -111,7 +116,11 @@ mod tests {
                 bos_token => "<s>",
                 eos_token => "</s>",
             };
-            let rendered = environment.get_template(name).unwrap().render(context).unwrap();
+            let rendered = environment
+                .get_template(name)
+                .unwrap()
+                .render(context)
+                .unwrap();
             assert!(rendered.contains("hi"), "{name}: {rendered}");
         }
     }

@@ -36,11 +36,12 @@ pub(crate) struct OutputVocabulary {
 impl Vocabulary {
     pub(crate) fn of(model: &Model) -> Result<Self, MergeError> {
         let path = model.folder.join("tokenizer.json");
-        let fail = |problem: String| {
-            MergeError::Tokenizer(format!("{}: {problem}", path.display()))
-        };
+        let fail =
+            |problem: String| MergeError::Tokenizer(format!("{}: {problem}", path.display()));
         let text = std::fs::read(&path).map_err(|e| {
-            fail(format!("{e}; tokenizer settings need the fast tokenizer of every model"))
+            fail(format!(
+                "{e}; tokenizer settings need the fast tokenizer of every model"
+            ))
         })?;
         let mut file: Value =
             serde_json::from_slice(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
@@ -174,7 +175,11 @@ impl OutputVocabulary {
             "normalized": property("normalized", true),
             "special": property("special", false),
         });
-        match self.file.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        match self
+            .file
+            .get_mut("added_tokens")
+            .and_then(Value::as_array_mut)
+        {
             Some(added) => added.push(entry),
             None => self.file["added_tokens"] = json!([entry]),
         }
