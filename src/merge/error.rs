@@ -88,21 +88,8 @@ pub enum MergeError {
         architecture: &'static str,
     },
     /// Inputs of one tensor differ in shape.
-    #[error("tensor {tensor}: {first_model} has shape {first:?} but {model} has {found:?}{hint}")]
-    Shape {
-        /// The output tensor's name.
-        tensor: String,
-        /// The first input's model.
-        first_model: String,
-        /// The first input's shape.
-        first: Vec<usize>,
-        /// The differing input's model.
-        model: String,
-        /// The differing input's shape.
-        found: Vec<usize>,
-        /// What to do, starting with a separator; empty where there is nothing to suggest.
-        hint: &'static str,
-    },
+    #[error(transparent)]
+    Shape(Box<ShapeMismatch>),
     /// A tensor cannot be merged by the method (its data do not allow it).
     #[error("tensor {tensor}: {problem}")]
     Tensor {
@@ -130,6 +117,24 @@ pub enum MergeError {
         /// The system's answer.
         source: std::io::Error,
     },
+}
+
+/// Two inputs of one tensor and their shapes.
+#[derive(Debug, thiserror::Error)]
+#[error("tensor {tensor}: {first_model} has shape {first:?} but {model} has {found:?}{hint}")]
+pub struct ShapeMismatch {
+    /// The output tensor's name.
+    pub tensor: String,
+    /// The first input's model.
+    pub first_model: String,
+    /// The first input's shape.
+    pub first: Vec<usize>,
+    /// The differing input's model.
+    pub model: String,
+    /// The differing input's shape.
+    pub found: Vec<usize>,
+    /// What to do, starting with a separator.
+    pub hint: &'static str,
 }
 
 impl MergeError {

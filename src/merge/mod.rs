@@ -32,6 +32,7 @@ mod error;
 
 pub use check::{CheckReport, DeltaStatistics, SAFE_DELTA, UNSAFE_DELTA};
 pub use dtype::FloatType;
-pub use error::{MergeError, Place};
+pub use error::{MergeError, Place, ShapeMismatch};
+pub use model::Fetch;
 pub use recipe::{FilterItem, ModelRef, Parameters, Recipe, Scalar, Setting};
 pub use run::{Merge, MergeOptions, Progress, Randomness, fresh_seed};

@@ -63,10 +63,13 @@ impl Models {
     }
 }
 
+/// Gives the local folder of a hub repository (and revision), or says why it cannot.
+pub type Fetch = dyn Fn(&str, Option<&str>) -> Result<PathBuf, String> + Send + Sync;
+
 /// How models are found and adapted.
 pub(crate) struct OpenOptions<'a> {
     /// Gives the local folder of a hub repository.
-    pub(crate) fetch: &'a dyn Fn(&str, Option<&str>) -> Result<PathBuf, String>,
+    pub(crate) fetch: &'a Fetch,
     pub(crate) lora_dtype: Option<FloatType>,
 }
 

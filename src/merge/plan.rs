@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::architecture::{Architecture, EMBEDDING, FINAL_NORM, HEAD, Part, layer_tensor};
 use super::dtype::FloatType;
-use super::error::MergeError;
+use super::error::{MergeError, ShapeMismatch};
 use super::layout::{Layout, Slice};
 use super::methods::{BaseUse, MergeMethod, Presence, Scope};
 use super::model::Models;
@@ -262,7 +262,7 @@ impl Planner<'_> {
         let (first_model, first) = shapes[0].clone();
         for (model, shape) in &shapes {
             if *shape != first {
-                return Err(MergeError::Shape {
+                return Err(MergeError::Shape(Box::new(ShapeMismatch {
                     tensor: name.to_owned(),
                     first_model: self.models.get(first_model).name.clone(),
                     first,
@@ -274,7 +274,7 @@ impl Planner<'_> {
                     } else {
                         "; only models of one size can be merged"
                     },
-                });
+                })));
             }
         }
         Ok(first)

@@ -13,7 +13,7 @@ use super::config::{OutputConfig, output_config};
 use super::dtype::FloatType;
 use super::error::MergeError;
 use super::layout::Layout;
-use super::model::{Models, OpenOptions};
+use super::model::{Fetch, Models, OpenOptions};
 use super::numeric::Rounding;
 use super::output::{GENERATION_CONFIG, OutputFolder, TOKENIZER_FILES};
 use super::plan::{InputPlan, Shapes, TensorPlan, plan, unknown_tensors};
@@ -53,8 +53,7 @@ pub struct MergeOptions {
     /// Threads; all cores where absent.
     pub threads: Option<usize>,
     /// Gives the local folder of a hub repository (and revision).
-    #[allow(clippy::type_complexity, reason = "one callback, named by its field")]
-    pub fetch: Box<dyn Fn(&str, Option<&str>) -> Result<PathBuf, String> + Send + Sync>,
+    pub fetch: Box<Fetch>,
 }
 
 /// Where random masks come from.
@@ -622,14 +621,15 @@ fn build_tokenizer(
         &recipe.tokens,
     )?;
     let alignment = vocabulary::align(
-        models,
-        &vocabularies,
+        &vocabulary::Vocabularies {
+            models,
+            by_model: &vocabularies,
+            inputs: &layout.inputs,
+            base: layout.donor,
+            lenders: &lenders,
+        },
         &output,
-        &recipe.tokens,
-        &layout.inputs,
-        Some(layout.donor),
-        |name| lenders[name],
-        recipe.pad_to_multiple_of,
+        recipe,
     )?;
     check_rows(models, &alignment)?;
     Ok(OutputTokenizer {

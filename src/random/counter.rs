@@ -88,13 +88,15 @@ impl CounterRng {
         words[3] = [0; LANES];
         let mut k = [self.key as u32, (self.key >> 32) as u32];
         for _ in 0..ROUNDS {
-            for lane in 0..LANES {
-                let p0 = u64::from(MULTIPLIER_0) * u64::from(words[0][lane]);
-                let p1 = u64::from(MULTIPLIER_1) * u64::from(words[2][lane]);
-                words[0][lane] = (p1 >> 32) as u32 ^ words[1][lane] ^ k[0];
-                words[1][lane] = p1 as u32;
-                words[2][lane] = (p0 >> 32) as u32 ^ words[3][lane] ^ k[1];
-                words[3][lane] = p0 as u32;
+            let [w0, w1, w2, w3] = &mut *words;
+            let lanes = w0.iter_mut().zip(w1).zip(w2.iter_mut().zip(w3));
+            for ((w0, w1), (w2, w3)) in lanes {
+                let p0 = u64::from(MULTIPLIER_0) * u64::from(*w0);
+                let p1 = u64::from(MULTIPLIER_1) * u64::from(*w2);
+                *w0 = (p1 >> 32) as u32 ^ *w1 ^ k[0];
+                *w1 = p1 as u32;
+                *w2 = (p0 >> 32) as u32 ^ *w3 ^ k[1];
+                *w3 = p0 as u32;
             }
             k = [k[0].wrapping_add(WEYL_0), k[1].wrapping_add(WEYL_1)];
         }

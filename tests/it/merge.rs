@@ -149,7 +149,7 @@ fn difference(case: &Path, rule: &Value, ours: &Tensors) -> Option<String> {
                 (_, _, ulps) => ulps.as_f64().unwrap() * ulp(dtype, a.abs().max(b.abs())),
             };
             worst = worst.max((a - b).abs());
-            if !((a - b).abs() <= allowed) {
+            if (a - b).is_nan() || (a - b).abs() > allowed {
                 differing.push(format!("{name}[{i}]: {b}, not {a}"));
             }
         }

@@ -1,37 +1,47 @@
 //! For each input, the embedding row of every output token.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{OutputVocabulary, Vocabulary};
 use crate::merge::error::MergeError;
 use crate::merge::model::Models;
-use crate::merge::recipe::{TokenKey, TokenRecipe, TokenSource};
+use crate::merge::recipe::{TokenKey, TokenRecipe, TokenSource, TokenizerRecipe};
 use crate::merge::tensor::RowOrigin;
 
 /// The rows of the aligned embeddings, by model index.
 pub(crate) struct Alignment {
-    pub(crate) rows: HashMap<usize, Vec<RowOrigin>>,
+    pub(crate) rows: BTreeMap<usize, Vec<RowOrigin>>,
     /// Rows of the output: one per token, and padding.
     pub(crate) padded_rows: usize,
     pub(crate) warnings: Vec<String>,
 }
 
-/// Finds the rows. `inputs` are the merged models' indices in the recipe's order, `base` the one
-/// that lends rows to others; `index_of` gives the index of a model that the recipe names.
+/// The models whose embeddings are aligned or lend rows.
+pub(crate) struct Vocabularies<'a> {
+    pub(crate) models: &'a Models,
+    pub(crate) by_model: &'a HashMap<usize, Vocabulary>,
+    /// The merged models, in the recipe's order.
+    pub(crate) inputs: &'a [usize],
+    /// The one whose row others take first.
+    pub(crate) base: usize,
+    /// The models named as sources of tokens.
+    pub(crate) lenders: &'a HashMap<String, usize>,
+}
+
+/// Finds, for each merged model, the row of every output token.
 pub(crate) fn align(
-    models: &Models,
-    vocabularies: &HashMap<usize, Vocabulary>,
+    vocabularies: &Vocabularies<'_>,
     output: &OutputVocabulary,
-    recipes: &[TokenRecipe],
-    inputs: &[usize],
-    base: Option<usize>,
-    index_of: impl Fn(&str) -> usize,
-    pad_to_multiple_of: Option<usize>,
+    recipe: &TokenizerRecipe,
 ) -> Result<Alignment, MergeError> {
-    let mut rows: HashMap<usize, Vec<RowOrigin>> =
+    let inputs = vocabularies.inputs;
+    let mut rows: BTreeMap<usize, Vec<RowOrigin>> =
         inputs.iter().map(|input| (*input, Vec::new())).collect();
-    let recipes: HashMap<&str, &TokenRecipe> =
-        recipes.iter().map(|r| (r.token.as_str(), r)).collect();
+    let named: HashMap<&str, &TokenRecipe> = recipe
+        .tokens
+        .iter()
+        .map(|r| (r.token.as_str(), r))
+        .collect();
     let mut nobody = Vec::new();
     for token in &output.tokens {
         let Some(token) = token else {
@@ -39,18 +49,15 @@ pub(crate) fn align(
                 .for_each(|rows| rows.push(RowOrigin::Zero));
             continue;
         };
-        let recipe = recipes.get(token.as_str());
+        let recipe = named.get(token.as_str());
         let given = match recipe.and_then(|recipe| recipe.source.as_ref()) {
-            Some(source) => Some(given_row(models, vocabularies, token, source, &index_of)?),
+            Some(source) => Some(vocabularies.given_row(token, source)?),
             None => None,
         };
         let force = recipe.is_some_and(|recipe| recipe.force);
-        let owners: Vec<(usize, usize)> = inputs
-            .iter()
-            .filter_map(|input| Some((*input, vocabularies[input].id(token)?)))
-            .collect();
+        let owners = vocabularies.owners(token);
         let default = given.unwrap_or_else(|| {
-            let of_base = owners.iter().find(|(input, _)| Some(*input) == base);
+            let of_base = owners.iter().find(|(input, _)| *input == vocabularies.base);
             match (&owners[..], of_base) {
                 ([], _) => {
                     nobody.push(token.clone());
@@ -81,51 +88,59 @@ pub(crate) fn align(
     }
     Ok(Alignment {
         rows,
-        padded_rows: pad_to_multiple_of
+        padded_rows: recipe
+            .pad_to_multiple_of
             .map_or(tokens, |multiple| tokens.next_multiple_of(multiple)),
         warnings,
     })
 }
 
-fn given_row(
-    models: &Models,
-    vocabularies: &HashMap<usize, Vocabulary>,
-    token: &str,
-    source: &TokenSource,
-    index_of: impl Fn(&str) -> usize,
-) -> Result<RowOrigin, MergeError> {
-    let row_of = |model: &str, wanted: &str| {
-        let index = index_of(model);
-        match vocabularies[&index].id(wanted) {
-            Some(row) => Ok(RowOrigin::Row(index, row)),
-            None => Err(MergeError::Tokenizer(format!(
-                "token `{token}`: model {model} has no token `{wanted}`"
-            ))),
-        }
-    };
-    match source {
-        TokenSource::Zero => Ok(RowOrigin::Zero),
-        TokenSource::Model(model) => row_of(&model.text, token),
-        TokenSource::ModelToken {
-            model,
-            token: TokenKey::Text(wanted),
-        } => row_of(&model.text, wanted),
-        TokenSource::ModelToken {
-            model,
-            token: TokenKey::Id(id),
-        } => {
-            let index = index_of(&model.text);
-            let rows = models
-                .get(index)
-                .stored(crate::merge::architecture::EMBEDDING)?
-                .0[0];
-            if *id < rows {
-                Ok(RowOrigin::Row(index, *id))
-            } else {
-                Err(MergeError::Tokenizer(format!(
-                    "token `{token}`: model {} has {rows} embedding rows, not one numbered {id}",
-                    model.text
-                )))
+impl Vocabularies<'_> {
+    /// The merged models that have a token, with its row.
+    fn owners(&self, token: &str) -> Vec<(usize, usize)> {
+        let owners = self
+            .inputs
+            .iter()
+            .filter_map(|input| Some((*input, self.by_model[input].id(token)?)));
+        owners.collect()
+    }
+
+    /// The row that the recipe names for a token.
+    fn given_row(&self, token: &str, source: &TokenSource) -> Result<RowOrigin, MergeError> {
+        let row_of = |model: &str, wanted: &str| {
+            let index = self.lenders[model];
+            match self.by_model[&index].id(wanted) {
+                Some(row) => Ok(RowOrigin::Row(index, row)),
+                None => Err(MergeError::Tokenizer(format!(
+                    "token `{token}`: model {model} has no token `{wanted}`"
+                ))),
+            }
+        };
+        match source {
+            TokenSource::Zero => Ok(RowOrigin::Zero),
+            TokenSource::Model(model) => row_of(&model.text, token),
+            TokenSource::ModelToken {
+                model,
+                token: TokenKey::Text(wanted),
+            } => row_of(&model.text, wanted),
+            TokenSource::ModelToken {
+                model,
+                token: TokenKey::Id(id),
+            } => {
+                let index = self.lenders[&model.text];
+                let rows = self
+                    .models
+                    .get(index)
+                    .stored(crate::merge::architecture::EMBEDDING)?
+                    .0[0];
+                if *id < rows {
+                    Ok(RowOrigin::Row(index, *id))
+                } else {
+                    Err(MergeError::Tokenizer(format!(
+                        "token `{token}`: model {} has {rows} embedding rows, not one numbered {id}",
+                        model.text
+                    )))
+                }
             }
         }
     }

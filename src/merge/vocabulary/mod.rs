@@ -12,7 +12,7 @@ use super::error::MergeError;
 use super::model::Model;
 use super::recipe::TokenRecipe;
 
-pub(crate) use align::{Alignment, align};
+pub(crate) use align::{Alignment, Vocabularies, align};
 pub(crate) use chat_template::chat_template;
 
 /// A model's tokens, as its `tokenizer.json` lists them.
