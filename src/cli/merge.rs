@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::exit::{Exit, usage};
+use crate::hub::Hub;
 use crate::merge::{
     CheckReport, FloatType, Merge, MergeError, MergeOptions, Randomness, Recipe, fresh_seed,
 };
@@ -236,8 +237,9 @@ fn options(args: &Args) -> anyhow::Result<MergeOptions> {
         lenient: args.lenient,
         lora_dtype: args.lora_merge_dtype,
         threads: args.num_threads.map(usize::from),
-        fetch: Box::new(|path, _revision| {
-            Err(format!("no such folder: {path}; download the model first"))
+        fetch: Box::new(|id, revision| {
+            let hub = Hub::from_env();
+            hub.model(id, revision).map_err(|error| error.to_string())
         }),
     })
 }

@@ -10,12 +10,12 @@
 mod bench;
 mod completions;
 mod convert;
+mod data;
+mod engine_args;
 #[allow(
     dead_code,
     reason = "until every subcommand that fails or stops early is here"
 )]
-mod data;
-mod engine_args;
 mod exit;
 mod generate;
 mod inspect;
