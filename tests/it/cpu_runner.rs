@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner};
+use micota::engine::backends::cpu::{ComputeType, CpuDemand, CpuOptions, CpuRunner};
 use micota::engine::{ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::kernels::cpu::Isa;
@@ -189,6 +189,24 @@ fn bfloat16_stays_near_single_precision() {
                 "{} on {isa}: logits of {size} are off by {error}",
                 folder.display()
             );
+        }
+    }
+}
+
+#[test]
+fn memory_is_what_was_announced() {
+    for folder in tiny_models() {
+        let model = open(&folder);
+        for compute_type in [ComputeType::F32, ComputeType::Bf16] {
+            let options = CpuOptions {
+                compute_type,
+                block_size: 32,
+                ..options()
+            };
+            let runner = CpuRunner::load(&model, &options).unwrap();
+            let demand = CpuDemand::of(&model.spec, compute_type, 32);
+            assert_eq!(runner.weight_bytes(), demand.weight_bytes);
+            assert_eq!(runner.kv_bytes(), 64 * demand.block_bytes);
         }
     }
 }

@@ -78,10 +78,10 @@ pub struct Measurement {
     pub share_of_limit: f64,
 }
 
-/// Times a workload on a fresh executor of `model`; `options.num_blocks` is chosen to fit.
+/// Times a workload on an executor of `model` loaded with `options`; overwrites its KV cache.
 ///
 /// # Errors
-/// The executor failed.
+/// The pool has fewer than [`blocks_of`] the workload, or the executor failed.
 pub fn measure(
     runner: &mut CpuRunner,
     model: &Arc<Model>,
