@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::exit::{Exit, usage};
-use crate::hub::Hub;
 use crate::merge::{
     CheckReport, FloatType, Merge, MergeError, MergeOptions, Randomness, Recipe, fresh_seed,
 };
@@ -238,7 +237,7 @@ fn options(args: &Args) -> anyhow::Result<MergeOptions> {
         lora_dtype: args.lora_merge_dtype,
         threads: args.num_threads.map(usize::from),
         fetch: Box::new(|id, revision| {
-            let hub = Hub::from_env();
+            let hub = super::prompting::hub();
             hub.model(id, revision).map_err(|error| error.to_string())
         }),
     })
