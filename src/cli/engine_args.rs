@@ -55,7 +55,18 @@ pub(super) struct EngineArgs {
 impl EngineArgs {
     /// Loads the model at `path` and says on stderr what will run and how.
     pub(super) fn load(&self, path: &Path) -> anyhow::Result<LoadedModel> {
-        let loaded = load(path, &self.options())?;
+        self.load_with(path, |_| {})
+    }
+
+    /// As [`Self::load`], after `adjust` has put in what other flags say about the engine.
+    pub(super) fn load_with(
+        &self,
+        path: &Path,
+        adjust: impl FnOnce(&mut EngineOptions),
+    ) -> anyhow::Result<LoadedModel> {
+        let mut options = self.options();
+        adjust(&mut options);
+        let loaded = load(path, &options)?;
         for line in describe(&loaded.info) {
             notice(&line);
         }

@@ -12,13 +12,11 @@ mod completions;
 mod convert;
 mod data;
 mod engine_args;
-#[allow(
-    dead_code,
-    reason = "until every subcommand that fails or stops early is here"
-)]
+mod eval;
 mod exit;
 mod generate;
 mod inspect;
+mod interrupt;
 mod merge;
 mod notice;
 mod progress;
@@ -43,6 +41,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Eval(Box<eval::Args>),
     Train(train::Args),
     Data(data::Args),
     Tasks(Box<tasks::Args>),
@@ -59,6 +58,7 @@ impl Command {
         match self {
             Self::Train(args) => train::run(&args),
             Self::Data(args) => data::run(&args),
+            Self::Eval(args) => eval::run(&args),
             Self::Tasks(args) => tasks::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Convert(args) => convert::run(&args),
@@ -72,6 +72,10 @@ impl Command {
 
 /// Runs `micota` with the given arguments (the program's name first) and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match eval::expand_config(args.into_iter().collect()) {
+        Ok(args) => args,
+        Err(error) => return exit::report(Err(error)),
+    };
     match Cli::try_parse_from(args) {
         Ok(cli) => exit::report(cli.command.run()),
         Err(error) => exit::report_usage(&error),

@@ -114,6 +114,42 @@ impl Journal {
         Ok((journal, records))
     }
 
+    /// Deletes the journal at `path` so that its run starts over; no file is fine.
+    ///
+    /// # Errors
+    /// Another process is writing it, or the file is no journal: neither is deleted.
+    pub fn discard(path: &Path) -> Result<(), JournalError> {
+        let failed = |source| JournalError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed)?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(JournalError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let mut start = Vec::new();
+        let length = HEADER_START.len() as u64;
+        { &mut file }
+            .take(length)
+            .read_to_end(&mut start)
+            .map_err(failed)?;
+        if !is_torn_header(&start) {
+            return Err(JournalError::NotAJournal {
+                path: path.to_owned(),
+            });
+        }
+        std::fs::remove_file(path).map_err(failed)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -548,6 +584,23 @@ mod tests {
         drop((journal, file));
         let (_, found) = Journal::open::<Value>(&path, &settings(json!({"a": 1}))).unwrap();
         assert_eq!(found, records(2));
+    }
+
+    #[test]
+    fn only_a_journal_that_nobody_writes_is_discarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j.jsonl");
+        Journal::discard(&path).unwrap();
+        let open = Journal::open::<Value>(&path, &Map::new()).unwrap();
+        let error = Journal::discard(&path).unwrap_err();
+        assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+        drop(open);
+        Journal::discard(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "notes").unwrap();
+        let error = Journal::discard(&path).unwrap_err();
+        assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
+        assert!(path.exists());
     }
 
     #[test]

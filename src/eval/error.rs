@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::durable::JournalError;
 use crate::engine::{EngineError, RequestError};
 use crate::grade::GradeError;
+use crate::task::TaskError;
 
 /// An error of the `eval` room.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,29 @@ pub enum EvalError {
     /// The journal cannot be opened or extended.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A task cannot be read or rendered.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A document whose solution holds no boxed answer.
+    #[error(
+        "task {task}, document {doc_id}: the field that holds the gold answer has no complete \\boxed{{}}"
+    )]
+    NoGold {
+        /// The task.
+        task: String,
+        /// The document's number in its split.
+        doc_id: usize,
+    },
+    /// A filter whose arguments do not fit it.
+    #[error("task {task}, filter {filter}: {reason}")]
+    FilterArguments {
+        /// The task.
+        task: String,
+        /// The pipeline's name.
+        filter: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A task's grader cannot be built.
     #[error("task {task}: {source}")]
     Grade {
@@ -53,12 +77,12 @@ pub enum EvalError {
         reason: String,
     },
     /// `--samples` names a document that is not there.
-    #[error("task {task}: --samples asks for document {doc_id}, the split has {num_docs}")]
+    #[error("task {task}: --samples asks for document {wanted}, the split has {num_docs}, from 0")]
     NoSuchDocument {
         /// The task.
         task: String,
         /// What was asked for.
-        doc_id: usize,
+        wanted: String,
         /// Documents of the split.
         num_docs: usize,
     },

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use crate::engine::{Completion, Engine, FinishReason, Request, RequestError, cut_at_stop_strings};
 
 use super::EvalError;
@@ -35,6 +37,11 @@ pub trait Generator {
 
     /// What a progress display shows.
     fn load(&self) -> Load;
+
+    /// What else it counted, for a run's manifest.
+    fn statistics(&self) -> Map<String, Value> {
+        Map::new()
+    }
 }
 
 /// How busy a generator is. Counts are of this process, not of what was resumed.
@@ -81,6 +88,28 @@ impl Generator for Engine {
             prefill_tokens: statistics.prefill_tokens,
             kv_usage: Some(occupancy.kv_use()),
         }
+    }
+
+    fn statistics(&self) -> Map<String, Value> {
+        let counted = self.statistics();
+        let pairs = [
+            ("steps", Value::from(counted.steps)),
+            ("prefix_hit_tokens", counted.prefix_hit_tokens.into()),
+            ("preemptions", counted.preemptions.into()),
+            ("recomputed_tokens", counted.recomputed_tokens.into()),
+            ("peak_kv_blocks", counted.peak_kv_blocks.into()),
+            ("runner_seconds", counted.runner_time.as_secs_f64().into()),
+            (
+                "scheduling_seconds",
+                counted.scheduling_time.as_secs_f64().into(),
+            ),
+            (
+                "sampling_seconds",
+                counted.sampling_time.as_secs_f64().into(),
+            ),
+        ];
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value));
+        pairs.into_iter().collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! From the responses to one document to its metrics: filters, then the task's grader.
 //!
-//! The verdicts are the legacy ones, which published numbers rest on. What the reference program
-//! would die of is a score of 0 with the error's name beside it.
+//! The verdicts of a task's metrics are the legacy ones, which published numbers rest on. What the
+//! reference program would die of is a score of 0 with the error's name beside it. The symbolic
+//! verdict on the unfiltered response stands beside them, never in their place.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,6 +11,7 @@ use crate::grade::boxed::{self, Variant};
 use crate::grade::exact_match::ExactMatch;
 use crate::grade::filters::{DEFAULT_FALLBACK, FilterPipeline, Filtered};
 use crate::grade::stats::Vote;
+use crate::grade::symbolic::{self, AnswerStyle};
 
 /// How the responses of a task are graded.
 #[derive(Clone, Debug)]
@@ -18,6 +20,9 @@ pub struct Grading {
     pub filters: Vec<NamedFilter>,
     /// What scores a filtered response.
     pub scorer: Scorer,
+    /// Where the symbolic grader looks for the answer in a response; `None` where the task's
+    /// targets are no mathematics.
+    pub symbolic: Option<AnswerStyle>,
 }
 
 /// A filter pipeline and its name in results.
@@ -48,7 +53,19 @@ pub enum Scorer {
     /// The last box against the gold answer; one metric, `exact_match`, written as an integer.
     Boxed(Variant),
     /// Metrics by name, each over the whole text against the target, written as floats.
-    ExactMatch(Vec<(String, ExactMatch)>),
+    Metrics(Vec<(String, TextMetric)>),
+    /// The answer as mathematics against the gold answer, under these metric names, written as
+    /// integers.
+    Symbolic(AnswerStyle, Vec<String>),
+}
+
+/// A metric over a filtered text.
+#[derive(Clone, Debug)]
+pub enum TextMetric {
+    /// Equal texts, after what the options ignore.
+    Exact(ExactMatch),
+    /// Equal numbers or formulas.
+    Math,
 }
 
 /// What a document's responses are compared with.
@@ -58,6 +75,8 @@ pub struct References<'d> {
     pub gold: &'d str,
     /// The targets, for metrics of texts; any of them will do.
     pub targets: &'d [String],
+    /// The gold answer, read as mathematics.
+    pub symbolic: &'d symbolic::Gold,
 }
 
 /// One filter's verdict on a document.
@@ -91,7 +110,8 @@ impl Grading {
     pub fn metric_names(&self) -> Vec<&str> {
         match &self.scorer {
             Scorer::Boxed(_) => vec![EXACT_MATCH],
-            Scorer::ExactMatch(metrics) => metrics.iter().map(|(name, _)| name.as_str()).collect(),
+            Scorer::Metrics(metrics) => metrics.iter().map(|(name, _)| name.as_str()).collect(),
+            Scorer::Symbolic(_, names) => names.iter().map(String::as_str).collect(),
         }
     }
 
@@ -100,6 +120,21 @@ impl Grading {
         let filters = self.filters.iter();
         filters
             .map(|filter| self.grade_with(filter, responses, references))
+            .collect()
+    }
+
+    /// The symbolic verdicts on a document's responses, unfiltered; empty where there are none.
+    pub fn grade_symbolically(
+        &self,
+        responses: &[&str],
+        gold: &symbolic::Gold,
+    ) -> Vec<SymbolicGrade> {
+        let Some(style) = self.symbolic else {
+            return Vec::new();
+        };
+        let responses = responses.iter();
+        responses
+            .map(|response| symbolic_grade(response, gold, style))
             .collect()
     }
 
@@ -173,15 +208,25 @@ impl Grading {
                 };
                 (metrics, grade)
             }
-            Scorer::ExactMatch(metrics) => {
+            Scorer::Symbolic(style, _) => {
+                let grade = symbolic_grade(text, references.symbolic, *style).response();
+                (self.scores(|_| grade.correct), grade)
+            }
+            Scorer::Metrics(metrics) => {
                 let mut error = None;
-                let mut fits = |metric: &ExactMatch| {
-                    references.targets.iter().any(|target| {
+                let mut fits = |metric: &TextMetric| match metric {
+                    TextMetric::Math => {
+                        let gold = references.symbolic;
+                        symbolic::grade_with(text, gold, AnswerStyle::Number)
+                            .outcome
+                            .is_correct()
+                    }
+                    TextMetric::Exact(metric) => references.targets.iter().any(|target| {
                         metric.score(text, target).unwrap_or_else(|raised| {
                             error = Some(raised.python_name());
                             false
                         })
-                    })
+                    }),
                 };
                 let verdicts: Vec<bool> = metrics.iter().map(|(_, metric)| fits(metric)).collect();
                 let correct = verdicts.first() == Some(&true);
@@ -198,7 +243,7 @@ impl Grading {
     /// Metrics by name, in the number type that the reference writes.
     fn scores(&self, is_correct: impl Fn(usize) -> bool) -> Vec<(String, Value)> {
         let names = self.metric_names().into_iter().enumerate();
-        let is_integer = matches!(self.scorer, Scorer::Boxed(_));
+        let is_integer = !matches!(self.scorer, Scorer::Metrics(_));
         names
             .map(|(index, name)| {
                 let score = i32::from(is_correct(index));
@@ -210,6 +255,36 @@ impl Grading {
                 (name.to_owned(), value)
             })
             .collect()
+    }
+}
+
+/// The symbolic verdict on one response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SymbolicGrade {
+    /// The answer that counted; null without one.
+    pub extracted: Option<String>,
+    /// Whether it means the same as the gold.
+    pub correct: bool,
+    /// Why, in a few words.
+    pub verdict: String,
+}
+
+impl SymbolicGrade {
+    fn response(self) -> ResponseGrade {
+        ResponseGrade {
+            extracted: self.extracted,
+            correct: self.correct,
+            error: None,
+        }
+    }
+}
+
+fn symbolic_grade(response: &str, gold: &symbolic::Gold, style: AnswerStyle) -> SymbolicGrade {
+    let verdict = symbolic::grade_with(response, gold, style);
+    SymbolicGrade {
+        correct: verdict.outcome.is_correct(),
+        verdict: verdict.outcome.to_string(),
+        extracted: verdict.extracted.map(std::borrow::Cow::into_owned),
     }
 }
 
@@ -244,18 +319,23 @@ mod tests {
         Grading {
             filters: vec![NamedFilter::take_first()],
             scorer: Scorer::Boxed(Variant::Trimmed),
+            symbolic: Some(AnswerStyle::Boxed),
         }
     }
 
-    const REFERENCES: References<'_> = References {
-        gold: "27.0",
-        targets: &[],
-    };
+    fn grade(responses: &[&str]) -> Vec<FilterGrade> {
+        let references = References {
+            gold: "27.0",
+            targets: &[],
+            symbolic: &symbolic::Gold::new("27.0"),
+        };
+        boxed().grade(responses, references)
+    }
 
     #[test]
     fn boxed_scores_are_integers_of_the_first_response() {
         let responses = ["\\boxed{27}", "none", "\\boxed{\\fbox{5}}"];
-        let grades = boxed().grade(&responses, REFERENCES);
+        let grades = grade(&responses);
         assert_eq!(grades.len(), 1);
         assert_eq!(
             grades[0].metrics,
@@ -286,15 +366,17 @@ mod tests {
                 pipeline: FilterPipeline::new(&[regex, FilterSpec::TakeFirst]).unwrap(),
                 fallbacks: vec![DEFAULT_FALLBACK.to_owned()],
             }],
-            scorer: Scorer::ExactMatch(vec![(
+            scorer: Scorer::Metrics(vec![(
                 "exact_match".to_owned(),
-                ExactMatch::new(&ExactMatchOptions::default()).unwrap(),
+                TextMetric::Exact(ExactMatch::new(&ExactMatchOptions::default()).unwrap()),
             )]),
+            symbolic: None,
         };
         let targets = ["8".to_owned(), "7".to_owned()];
         let references = References {
             gold: "7",
             targets: &targets,
+            symbolic: &symbolic::Gold::new("7"),
         };
         let grades = grading.grade(&["is 7", "none"], references);
         assert_eq!(
@@ -306,9 +388,17 @@ mod tests {
     }
 
     #[test]
+    fn the_symbolic_verdict_reads_the_whole_response() {
+        let gold = symbolic::Gold::new("27.0");
+        let grades = boxed().grade_symbolically(&["\\boxed{ 54/2 }", "no idea"], &gold);
+        assert!(grades[0].correct && !grades[1].correct, "{grades:?}");
+        assert_eq!(grades[1].extracted, None);
+    }
+
+    #[test]
     fn equal_answers_vote_together() {
         let responses = ["\\boxed{1}", "\\boxed{27}", "\\boxed{1}", "x"];
-        let grades = boxed().grade(&responses, REFERENCES);
+        let grades = grade(&responses);
         let votes = grades[0].votes();
         let answers: Vec<_> = votes.iter().map(|vote| vote.answer).collect();
         assert_eq!(answers, [Some(0), Some(1), Some(0), None]);

@@ -17,6 +17,7 @@ pub mod table;
 pub mod audit;
 pub mod output;
 pub mod plan;
+pub mod prepare;
 pub mod results;
 pub mod run;
 pub mod samples;

@@ -3,9 +3,11 @@
 use serde_json::{Map, Value};
 
 use crate::engine::{Request, SamplingParams};
+use crate::grade::symbolic;
 
 use super::execute::{Answers, Job};
-use super::grading::{FilterGrade, Grading, References};
+use super::grading::{FilterGrade, Grading, References, SymbolicGrade};
+use super::hashes::{TaskHasher, doc_hash, text_hash, token_ids_hash};
 use super::record::{Finish, SampleId, SampleRecord, request_id};
 
 /// A task, ready to run and to be written down.
@@ -27,6 +29,8 @@ pub struct PlannedTask {
     pub generation_kwargs: Map<String, Value>,
     /// The engine's form of them; `n` is the task's `repeats`.
     pub params: SamplingParams,
+    /// Only what follows the last occurrence of this text is graded and logged.
+    pub think_end: Option<String>,
     /// Whether nobody asked for `max_gen_toks`.
     pub max_gen_toks_is_default: bool,
     /// How responses are graded.
@@ -50,12 +54,16 @@ pub struct PlannedDoc {
     pub targets: Vec<String>,
     /// The answer that graders compare with.
     pub gold: String,
+    /// The answer that the symbolic grader compares with.
+    pub symbolic_gold: String,
     /// The rendered prompt.
     pub prompt: String,
     /// What the model gets.
     pub prompt_token_ids: Vec<u32>,
     /// BOS tokens among them.
     pub bos_count: usize,
+    /// New tokens that it may get, after clamping to the context; 0 when refused.
+    pub budget: usize,
     /// Why it cannot be asked: its prompt leaves no room in the context.
     pub refusal: Option<String>,
 }
@@ -88,25 +96,63 @@ impl PlannedTask {
         let docs = self.docs.iter().map(|doc| {
             let records = (0..self.repeats()).map(|sample_index| match &doc.refusal {
                 Some(reason) => self.refused(doc, sample_index, reason),
-                None => answers[&self.sample_id(doc, sample_index)].clone(),
+                None => self.answer(&answers[&self.sample_id(doc, sample_index)]),
             });
             let records: Vec<SampleRecord> = records.collect();
             let texts: Vec<&str> = records.iter().map(|record| record.text.as_str()).collect();
+            let gold = symbolic::Gold::new(&doc.symbolic_gold);
             let references = References {
                 gold: &doc.gold,
                 targets: &doc.targets,
+                symbolic: &gold,
             };
             let grades = self.grading.grade(&texts, references);
+            let symbolic = self.grading.grade_symbolically(&texts, &gold);
             GradedDoc {
                 doc,
                 records,
                 grades,
+                symbolic,
             }
         });
         GradedTask {
             task: self,
             docs: docs.collect(),
         }
+    }
+
+    /// The answer without the thoughts before it, as lm-evaluation-harness drops them.
+    fn answer(&self, record: &SampleRecord) -> SampleRecord {
+        let mut record = record.clone();
+        if let Some(think_end) = &self.think_end
+            && let Some((_, answer)) = record.text.rsplit_once(think_end.as_str())
+        {
+            record.text = answer.trim_start().to_owned();
+        }
+        record
+    }
+
+    /// What the answers to this task depend on beside model and seed.
+    pub fn fingerprint(&self) -> Map<String, Value> {
+        let mut docs = TaskHasher::default();
+        for doc in &self.docs {
+            let place = format!("{} {}", doc.doc_id, doc.budget);
+            let prompt = token_ids_hash(&doc.prompt_token_ids);
+            docs.add(&doc_hash(&doc.doc), &prompt, &text_hash(&place));
+        }
+        let pairs = [
+            ("version", self.version.clone()),
+            ("generation_kwargs", self.generation_kwargs.clone().into()),
+            ("max_gen_toks", self.params.max_gen_toks.into()),
+            ("stop", self.params.stop.clone().into()),
+            ("seed", self.params.seed.into()),
+            ("repeats", self.repeats().into()),
+            ("num_fewshot", self.num_fewshot.into()),
+            ("num_docs", self.docs.len().into()),
+            ("docs_prompts_and_budgets", docs.finish().into()),
+        ];
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value));
+        pairs.into_iter().collect()
     }
 
     fn sample_id(&self, doc: &PlannedDoc, sample_index: usize) -> SampleId {
@@ -150,4 +196,6 @@ pub struct GradedDoc<'p> {
     pub records: Vec<SampleRecord>,
     /// One per filter.
     pub grades: Vec<FilterGrade>,
+    /// The symbolic verdict by `sample_index`; empty where the task has none.
+    pub symbolic: Vec<SymbolicGrade>,
 }

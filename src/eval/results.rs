@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use crate::grade::stats::{self, GroupMember};
+use crate::grade::symbolic;
 
 use super::audit::Audit;
 use super::hashes::text_hash;
@@ -431,6 +432,7 @@ fn ours(tasks: &[Finished<'_>], manifest: Manifest) -> Value {
 /// samples where there are any.
 fn extra_scores(graded: &GradedTask<'_>) -> Value {
     let mut scores = Map::new();
+    scores.extend(symbolic_scores(graded));
     let first_metric = graded.task.grading.metric_names().first().copied();
     for column in columns(graded) {
         let mut block = Map::new();
@@ -446,6 +448,22 @@ fn extra_scores(graded: &GradedTask<'_>) -> Value {
         scores.insert(column.key(), Value::Object(block));
     }
     Value::Object(scores)
+}
+
+/// The symbolic verdict on the first response, as a score of its own: `math_equal,none`.
+fn symbolic_scores(graded: &GradedTask<'_>) -> Option<(String, Value)> {
+    let first = graded.docs.iter().map(|doc| doc.symbolic.first());
+    let correct: Option<Vec<bool>> = first.map(|grade| Some(grade?.correct)).collect();
+    let correct = correct.filter(|correct| !correct.is_empty())?;
+    let values: Vec<f64> = correct.iter().copied().map(f64::from).collect();
+    let num_correct = correct.iter().filter(|correct| **correct).count();
+    let interval = stats::wilson(num_correct, correct.len(), CONFIDENCE);
+    let block = json!({
+        "value": number_or_na(stats::mean(&values)),
+        "stderr": number_or_na(stats::mean_stderr(&values)),
+        "wilson_95": [interval.low, interval.high],
+    });
+    Some((format!("{},none", symbolic::METRIC), block))
 }
 
 /// pass@k, avg@k and maj@k with their standard errors over documents, for k = 1, 2, 4, ... and

@@ -6,6 +6,10 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::grade::symbolic;
+use crate::task::python;
+
+use super::grading::EXACT_MATCH;
 use super::hashes::{TaskHasher, doc_hash, text_hash, token_ids_hash};
 use super::plan::{GradedDoc, GradedTask};
 use super::python_json;
@@ -44,16 +48,8 @@ fn hashes_of(doc: &GradedDoc<'_>) -> [String; 3] {
     [
         doc_hash(&doc.doc.doc),
         text_hash(&doc.doc.prompt),
-        text_hash(&target_text(&doc.doc.target)),
+        text_hash(&python::text(&doc.doc.target)),
     ]
-}
-
-/// Python's `str` of a target: a text as it is, anything else as its line of JSON.
-fn target_text(target: &Value) -> String {
-    match target {
-        Value::String(text) => text.clone(),
-        other => python_json::to_line(other),
-    }
 }
 
 fn row(
@@ -127,7 +123,6 @@ fn ours(
         "cumulative_logprob",
         each(&|record| record.cumulative_logprob.into()),
     );
-    put("seconds", each(&|record| seconds(record).into()));
     put("prompt_tokens", doc.doc.prompt_token_ids.len().into());
     put(
         "prompt_token_ids_hash",
@@ -135,6 +130,15 @@ fn ours(
     );
     put("bos_count", doc.doc.bos_count.into());
     put("seed", graded.task.params.seed.into());
-    let legacy = json!(doc.grades[filter_index].responses);
-    put("grades", json!({"exact_match": legacy}));
+    let mut grades = Map::new();
+    let legacy = graded.task.grading.metric_names().first().copied();
+    let legacy = legacy.unwrap_or(EXACT_MATCH);
+    if !doc.symbolic.is_empty() {
+        grades.insert(symbolic::METRIC.to_owned(), json!(doc.symbolic));
+    }
+    let verdicts = json!(doc.grades[filter_index].responses);
+    grades.insert(legacy.to_owned(), verdicts);
+    put("grades", Value::Object(grades));
+    // Last, so that two runs are compared by cutting the line here.
+    put("seconds", each(&|record| seconds(record).into()));
 }

@@ -11,6 +11,7 @@
 //! - `generate`: `micota generate` as a user runs it.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `conversion`: GGUF files against llama.cpp's converter.
+//! - `eval_replay`: a whole run of the reference harness, replayed.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `hub_downloads`: the hub room against a server on this machine.
 //! - `hostile_models`: model files that lie.
@@ -34,6 +35,7 @@ mod cpu_runner;
 mod engine;
 mod eval_components;
 mod generate;
+mod eval_replay;
 mod gguf_listings;
 mod gguf_metadata;
 mod hostile_models;
