@@ -51,6 +51,7 @@ fn planned(shared: &Path) -> Vec<PlannedTask> {
     let template = ChatTemplate::new(CHATML, &[]).unwrap();
     let sources = DataSources {
         data_dir: Some(shared.join("data")),
+        ..DataSources::default()
     };
     let overrides = Overrides {
         num_fewshot: None,

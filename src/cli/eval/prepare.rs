@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::{CompatibilityArgs, GenerationArgs, SourceArgs};
 use crate::cli::exit::{Exit, usage};
 use crate::cli::notice::notice;
+use crate::cli::prompting;
 use crate::eval::prepare::DocChoice;
 use crate::task::{
     DataSources, GenerationConfig, GroupConfig, Overrides, Registry, TaskConfig, TaskData,
@@ -29,7 +30,7 @@ pub(super) fn prepare(source: &SourceArgs, overrides: &Overrides) -> anyhow::Res
     let selection = registry.resolve(&source.tasks).map_err(usage)?;
     let sources = DataSources {
         data_dir: source.data_dir.clone(),
-        ..DataSources::default()
+        hub: Some(prompting::hub()),
     };
     let mut tasks = Vec::with_capacity(selection.tasks.len());
     for mut task in selection.tasks {
