@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::builtin::ProcessDocs;
 use super::config::TaskConfig;
-use super::document::{Document, Origin, field_names};
+use super::document::{Document, Origin, Row, field_names};
 use super::error::{NoData, TaskError};
 use super::hub_files;
 use super::rows::{self, EXTENSIONS};
@@ -218,9 +218,6 @@ impl DataSources {
         Ok(Some(Located { files, shape }))
     }
 }
-
-/// A row and where it stands.
-type Row = (Origin, Map<String, Value>);
 
 /// Files with rows, and the shape to give them.
 struct Located {

@@ -22,6 +22,9 @@ pub struct Document {
     pub origin: Origin,
 }
 
+/// A row and where it stands, before the task has seen it.
+pub(super) type Row = (Origin, Map<String, Value>);
+
 /// A file and the line (or row) in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {

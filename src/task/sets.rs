@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::document::field_names;
+use super::document::{Origin, Row, field_names};
 use super::python;
 
 /// A data set with a name of its own.
@@ -252,27 +252,26 @@ pub(super) fn by_hub_id(id: &str) -> Option<&'static HubId> {
         .find(|known| known.id.eq_ignore_ascii_case(id))
 }
 
-/// A row without a field: its tag, the field, and the fields that it has.
-type MissingField<T> = (T, &'static str, String);
+/// A row without a field: its place, the field, and the fields that it has.
+pub(super) type MissingField = (Origin, &'static str, String);
 
 impl HubSource {
-    /// Turns the hub's rows (of all configurations and splits, in order) into ours. Each comes with
-    /// a tag, such as its place in a file, that stays with it.
+    /// Turns the hub's rows (of all configurations and splits, in order) into ours.
     ///
     /// # Errors
     /// A row that lacks a field.
-    pub(super) fn rows<T>(
+    pub(super) fn rows(
         &self,
-        rows: impl IntoIterator<Item = (T, Map<String, Value>)>,
-    ) -> Result<Vec<(T, Map<String, Value>)>, MissingField<T>> {
+        rows: impl IntoIterator<Item = Row>,
+    ) -> Result<Vec<Row>, MissingField> {
         let mut ours = Vec::new();
-        for (tag, row) in rows {
+        for (origin, row) in rows {
             if !self.keep.keeps(&row) {
                 continue;
             }
             match self.mapped(&row, ours.len()) {
-                Ok(mapped) => ours.push((tag, mapped)),
-                Err(field) => return Err((tag, field, field_names(&row))),
+                Ok(mapped) => ours.push((origin, mapped)),
+                Err(field) => return Err((origin, field, field_names(&row))),
             }
         }
         Ok(ours)
@@ -361,6 +360,11 @@ mod tests {
 
     use super::*;
 
+    fn line(line: usize) -> Origin {
+        let file = std::path::Path::new("train.jsonl").into();
+        Origin { file, line }
+    }
+
     fn object(value: Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
@@ -374,9 +378,9 @@ mod tests {
             )
         };
         let rows = aime
-            .rows([(1, row(59)), (2, row(60)), (3, row(90))])
+            .rows([(line(1), row(59)), (line(2), row(60)), (line(3), row(90))])
             .unwrap();
-        assert_eq!(rows[0].0, 2);
+        assert_eq!(rows[0].0.line, 2);
         let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         assert_eq!(
             serde_json::to_string(&rows).unwrap(),
@@ -387,11 +391,13 @@ mod tests {
             json!({"ID": "chal-1", "Body": "b", "Question": "q", "Equation": "e",
                                 "Answer": "145", "Type": "t"}),
         );
-        let rows = svamp.rows([((), row.clone()), ((), row)]).unwrap();
+        let rows = svamp
+            .rows([(line(1), row.clone()), (line(2), row)])
+            .unwrap();
         assert_eq!(rows[1].1["idx"], json!(1));
         assert_eq!(rows[0].1["Answer"].to_string(), "145.0");
-        let error = svamp.rows([(7, Map::new())]).unwrap_err();
-        assert_eq!((error.0, error.1), (7, "Answer"));
+        let error = svamp.rows([(line(7), Map::new())]).unwrap_err();
+        assert_eq!((error.0.line, error.1), (7, "Answer"));
     }
 
     #[test]
