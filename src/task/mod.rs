@@ -37,5 +37,6 @@ pub use fewshot::FewshotSampler;
 pub use gen_kwargs::{DEFAULT_MAX_GEN_TOKS, GenerationConfig, parse_kwargs, parse_value};
 pub use prompt::{DEFAULT_FEWSHOT_SEED, Prompt, PromptOptions, prompts};
 pub use registry::{Registry, Selection, TaskEntry};
+pub(crate) use rows::parquet_row;
 pub use template::TextTemplate;
 pub use yaml::Place;

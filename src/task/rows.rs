@@ -159,6 +159,14 @@ fn parquet_rows(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
     Ok(rows)
 }
 
+/// The fields of a Parquet row.
+///
+/// # Errors
+/// A value that JSON cannot hold, or nesting beyond the limit.
+pub(crate) fn parquet_row(row: &Row) -> Result<Map<String, Value>, String> {
+    object(row, 0)
+}
+
 fn object(row: &Row, depth: usize) -> Result<Map<String, Value>, String> {
     let columns = row.get_column_iter();
     columns
@@ -244,6 +252,70 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         assert!(read_text("a.jsonl", &b"[".repeat(200_000)).is_err());
+    }
+
+    #[test]
+    fn parquet_columns_become_fields_in_order() {
+        use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+        use parquet::file::properties::WriterProperties;
+        use parquet::file::writer::SerializedFileWriter;
+        use parquet::schema::parser::parse_message_type;
+
+        let schema = "message rows {
+            required binary problem (UTF8);
+            optional int64 level;
+            required double answer;
+            optional group solution (LIST) { repeated group list { optional binary element (UTF8); } }
+        }";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let mut writer = SerializedFileWriter::new(
+            File::create(&path).unwrap(),
+            parse_message_type(schema).unwrap().into(),
+            WriterProperties::default().into(),
+        )
+        .unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let texts = |texts: [&str; 2]| texts.map(ByteArray::from);
+        let mut column = group.next_column().unwrap().unwrap();
+        let problems = column.typed::<ByteArrayType>();
+        problems
+            .write_batch(&texts(["p", "é"]), None, None)
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<Int64Type>()
+            .write_batch(&[5], Some(&[1, 0]), None)
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<DoubleType>()
+            .write_batch(&[27.0, 0.5], None, None)
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let solutions = column.typed::<ByteArrayType>();
+        solutions
+            .write_batch(&texts(["s", "t"]), Some(&[3, 3, 0]), Some(&[0, 1, 0]))
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+
+        let rows: Vec<String> = read(&path)
+            .unwrap()
+            .into_iter()
+            .map(|(number, row)| format!("{number} {}", Value::from(row)))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                r#"1 {"problem":"p","level":5,"answer":27.0,"solution":["s","t"]}"#,
+                r#"2 {"problem":"é","level":null,"answer":0.5,"solution":null}"#,
+            ]
+        );
     }
 
     #[test]

@@ -18,12 +18,13 @@ macro_rules! shipped {
 }
 
 /// Task or group name (as the folder's) and the text of its file.
-pub(super) const SHIPPED: [(&str, &str); 15] = [
+pub(super) const SHIPPED: [(&str, &str); 16] = [
     shipped!("AIME"),
     shipped!("AMC"),
     shipped!("Olympiad"),
     shipped!("aime24"),
     shipped!("aime25"),
+    shipped!("demo-arith"),
     shipped!("gsm8k"),
     shipped!("gsm8k_cot"),
     shipped!("gsm8k_cot_self_consistency"),

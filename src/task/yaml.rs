@@ -148,10 +148,13 @@ impl<'a> Reader<'a> {
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), TaskError> {
-        match self.parser.next_event() {
-            Some(Ok(found)) => Ok(found),
-            Some(Err(error)) => Err(self.scan_error(&error)),
-            None => Ok((Event::StreamEnd, Span::default())),
+        loop {
+            return match self.parser.next_event() {
+                Some(Ok((Event::Comment(..), _))) => continue,
+                Some(Ok(found)) => Ok(found),
+                Some(Err(error)) => Err(self.scan_error(&error)),
+                None => Ok((Event::StreamEnd, Span::default())),
+            };
         }
     }
 
@@ -478,6 +481,13 @@ mod tests {
             text.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
         assert!(error_of(&text).contains("nodes"));
+    }
+
+    #[test]
+    fn comments_are_skipped_wherever_they_stand() {
+        let text = "# first\na: # after a key\n  # above\n  - 1 # after a value\n  # last\nb: 2\n";
+        let plain = parse("t", "a:\n  - 1\nb: 2\n").unwrap();
+        assert_eq!(parse("t", text).unwrap().to_json(), plain.to_json());
     }
 
     #[test]
