@@ -103,7 +103,7 @@ fn measure_attention(cpu: &mut Cpu) {
     );
     println!("sequences     rows  context        us   GFLOP/s  of peak    GB/s  of read");
     for (num_sequences, num_rows, context) in [
-        (1, 1, 1024),
+        (1usize, 1usize, 1024usize),
         (1, 1, 16384),
         (16, 1, 1024),
         (16, 1, 8192),

@@ -73,7 +73,8 @@ impl EngineArgs {
         Ok(loaded)
     }
 
-    fn options(&self) -> EngineOptions {
+    /// The flags as the engine takes them.
+    pub(super) fn options(&self) -> EngineOptions {
         let speculates = self.speculate_below > 0;
         EngineOptions {
             compute_type: self.dtype,

@@ -11,10 +11,12 @@ mod bench;
 mod completions;
 mod convert;
 mod data;
+mod doctor;
 mod engine_args;
 mod eval;
 mod exit;
 mod generate;
+mod grade;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -42,15 +44,17 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Eval(Box<eval::Args>),
-    Train(train::Args),
-    Data(data::Args),
+    Generate(generate::Args),
+    Grade(grade::Args),
     Tasks(Box<tasks::Args>),
-    Bench(bench::Args),
+    Merge(Box<merge::Args>),
     Convert(convert::Args),
     Inspect(inspect::Args),
+    Train(train::Args),
+    Data(data::Args),
+    Bench(bench::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
-    Generate(generate::Args),
-    Merge(Box<merge::Args>),
 }
 
 impl Command {
@@ -63,6 +67,8 @@ impl Command {
             Self::Bench(args) => bench::run(&args),
             Self::Convert(args) => convert::run(&args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Grade(args) => grade::run(&args),
+            Self::Doctor(args) => doctor::run(&args),
             Self::Completions(args) => Ok(completions::run(&args)),
             Self::Generate(args) => generate::run(&args),
             Self::Merge(args) => merge::run(*args),

@@ -158,7 +158,7 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
     let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
     let model = Arc::new(Model::from_checkpoint(checkpoint.clone())?);
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, block_bytes) = sizes(&model, block_size, options)?;
+    let (sizes, demand) = sizes(&model, block_size, options)?;
     let isa = options.kernels.unwrap_or_else(Isa::detect);
     let runner = CpuRunner::load(
         &model,
@@ -180,19 +180,16 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         speculation: options.speculation,
     };
     let engine = Engine::new(Box::new(runner), tokenizer.clone(), config)?;
-    let parameters = model
-        .weights()
-        .map(|(_, weight)| weight.rows() * weight.cols());
     let info = ModelInfo {
         family: model.spec.family,
         fingerprint: checkpoint.fingerprint().to_owned(),
-        num_parameters: parameters.sum::<usize>() as u64,
+        num_parameters: model.num_parameters(),
         model_max_len: model.spec.max_position_embeddings,
         compute_type: options.compute_type,
         kernels: isa.name(),
         threads,
         weight_bytes,
-        kv_bytes: sizes.num_blocks as u64 * block_bytes,
+        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
         num_blocks: sizes.num_blocks,
         block_size,
         config,
@@ -205,12 +202,40 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
     })
 }
 
-/// The sizes for this model, type and block size, and the bytes of a block.
+/// What loading a model would take and leave, known without packing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes of packed weights.
+    pub weight_bytes: u64,
+    /// Bytes of the KV pool when every block is in use.
+    pub kv_bytes: u64,
+    /// Tokens that the pool holds.
+    pub kv_tokens: u64,
+    /// Tokens that one sequence may have.
+    pub max_model_len: usize,
+}
+
+/// The sizes that [`load`] would choose now.
+///
+/// # Errors
+/// An option is out of range, or memory does not suffice.
+pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadError> {
+    let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let (sizes, demand) = sizes(model, block_size, options)?;
+    Ok(MemoryPlan {
+        weight_bytes: demand.weight_bytes,
+        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
+        kv_tokens: (sizes.num_blocks * block_size) as u64,
+        max_model_len: sizes.max_model_len,
+    })
+}
+
+/// The sizes for this model, type and block size, and what they were chosen for.
 fn sizes(
     model: &Model,
     block_size: usize,
     options: &EngineOptions,
-) -> Result<(sizing::Sizes, u64), LoadError> {
+) -> Result<(sizing::Sizes, Demand), LoadError> {
     if block_size == 0 || !block_size.is_multiple_of(KvShape::BLOCK_SIZE_STEP) {
         return Err(LoadError::InvalidOption {
             name: "block_size",
@@ -233,5 +258,5 @@ fn sizes(
         max_num_batched_tokens: options.max_num_batched_tokens,
     };
     let sizes = sizing::choose(&demand, &choices, available_bytes())?;
-    Ok((sizes, demand.block_bytes))
+    Ok((sizes, demand))
 }

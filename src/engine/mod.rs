@@ -37,7 +37,7 @@ pub use backends::cpu::ComputeType;
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
 pub use error::{EngineError, RequestError};
-pub use load::{EngineOptions, LoadError, LoadedModel, ModelInfo, load};
+pub use load::{EngineOptions, LoadError, LoadedModel, MemoryPlan, ModelInfo, load, plan};
 pub use memory::available_bytes;
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};

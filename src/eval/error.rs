@@ -112,4 +112,20 @@ pub enum EvalError {
         /// What the system said.
         source: io::Error,
     },
+    /// A log of answers cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A judge's server does not answer.
+    #[error("judge at {url}: {problem}")]
+    Judge {
+        /// Where it was asked.
+        url: String,
+        /// What came back, after the last attempt.
+        problem: String,
+    },
 }

@@ -22,6 +22,10 @@ pub mod results;
 pub mod run;
 pub mod samples;
 
+pub mod judge;
+pub mod log_reader;
+pub mod regrade;
+
 mod error;
 mod generator;
 

@@ -52,6 +52,14 @@ impl OutputFiles {
     }
 }
 
+/// The task of a samples file, from its name: `samples_{task}_{date}.jsonl`.
+pub fn task_of_samples_file(name: &str) -> Option<&str> {
+    let stem = name.strip_prefix("samples_")?.strip_suffix(".jsonl")?;
+    let (task, date) = stem.rsplit_once('_')?;
+    date.starts_with(|c: char| c.is_ascii_digit())
+        .then_some(task)
+}
+
 /// Replaces every run of characters that a file name cannot hold by `__`: `saves/model` becomes
 /// `saves__model`.
 pub fn sanitize_model_name(name: &str) -> String {

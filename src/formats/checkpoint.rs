@@ -87,11 +87,23 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FormatError> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(|error| FormatError::io(path, error))?;
+        let not_a_model = |found: &str| FormatError::NotAModel {
+            path: path.to_owned(),
+            found: found.to_owned(),
+        };
         if !metadata.is_dir() {
+            if path.extension().is_some_and(|found| found == "safetensors") {
+                return Err(not_a_model("a single safetensors file: name its folder"));
+            }
             return Self::open_gguf(path, path);
         }
         if path.join(folder::CONFIG).exists() {
             return Self::open_folder(path);
+        }
+        if path.join(folder::ADAPTER_CONFIG).exists() {
+            return Err(not_a_model(
+                "a LoRA adapter: merge it into its base model first",
+            ));
         }
         let file = gguf::only_model_in(path)?;
         Self::open_gguf(path, &file)

@@ -10,6 +10,7 @@ use super::mmap::MappedFile;
 use super::{FormatError, SafetensorsFile, json};
 
 pub(super) const CONFIG: &str = "config.json";
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -1,27 +1,31 @@
 //! One integration binary, a module per subject.
 //!
+//! - `conversion`: GGUF files against llama.cpp's converter.
 //! - `cpu_runner`: the CPU executor against transformers, and against itself bit for bit.
-//! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
+//! - `engine_families`: the CPU executor on every family and configuration.
+//! - `engine`: greedy text of the reference, and the same bits however work is batched.
+//! - `eval_components`: tables, hashes and stop cuts of evaluation output.
+//! - `eval_replay`: a whole run of the reference harness, replayed.
+//! - `generate`: `micota generate` as a user runs it.
+//! - `gguf_listings`: reads the listings of reference conversions.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
-//! - `model_loading`: checkpoints that do not fit their configuration.
+//! - `hostile_models`: model files that lie.
+//! - `hub_downloads`: the hub room against a server on this machine.
+//! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `merge`: merges against the reference's, determinism, refusals.
+//! - `model_gguf`: the same decoder from a folder and from GGUF.
+//! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
-//! - `engine`: greedy text of the reference, and the same bits however work is batched.
-//! - `generate`: `micota generate` as a user runs it.
-//! - `eval_components`: tables, hashes and stop cuts of evaluation output.
-//! - `conversion`: GGUF files against llama.cpp's converter.
-//! - `eval_replay`: a whole run of the reference harness, replayed.
-//! - `gguf_listings`: reads the listings of reference conversions.
-//! - `hub_downloads`: the hub room against a server on this machine.
-//! - `hostile_models`: model files that lie.
 //! - `random_model`: checkpoints with random weights for the others.
+//! - `regrading`: logs graded again give the reference's scores and judge files.
 //! - `shared`: where golden data lies, if it does.
 //! - `symbolic_grading`: mathematical equality against a careful marker.
 //! - `task_files`: task files by name, by include, and wrong ones.
 //! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
-//! - `tokenizers`: token ids against transformers.
 //! - `tidy`: the rules of style that a machine can check.
+//! - `tokenizers`: token ids against transformers.
+//! - `train`: training steps against golden runs of LLaMA-Factory.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,6 +37,7 @@
 mod conversion;
 mod cpu_runner;
 mod engine;
+mod engine_families;
 mod eval_components;
 mod eval_replay;
 mod generate;
@@ -42,10 +47,12 @@ mod hostile_models;
 mod hub_downloads;
 mod legacy_grading;
 mod merge;
+mod model_gguf;
 mod model_loading;
 mod model_reference;
 mod quant_blocks;
 mod random_model;
+mod regrading;
 mod shared;
 mod symbolic_grading;
 mod task_files;

@@ -86,7 +86,7 @@ fn names_wildcards_tags_groups_and_aliases_select_tasks() {
         .map(|entry| entry.name)
         .collect();
     let selection = shipped.resolve(&every).unwrap();
-    assert_eq!(selection.tasks.len(), 14);
+    assert_eq!(selection.tasks.len(), 15);
     assert_eq!(selection.groups.len(), 1);
     let message = shipped
         .resolve(&["hendricks_math_500".to_owned()])

@@ -9,6 +9,7 @@ mod prompts;
 mod record;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -138,9 +139,9 @@ pub fn generate(
             let key = (record.prompt_index, record.sample_index);
             // A killed run may have kept some samples of a prompt; the rest come with the same
             // ones again, bit for bit.
-            if !samples.contains_key(&key) {
+            if let Entry::Vacant(place) = samples.entry(key) {
                 journal.append(&record)?;
-                samples.insert(key, record);
+                place.insert(record);
             }
         }
         journal.sync_if_due()?;
@@ -317,7 +318,7 @@ mod tests {
     fn prompts() -> Vec<TokenisedPrompt> {
         let prompt = |index: usize| TokenisedPrompt {
             line: index + 1,
-            id: (index % 2 == 0).then(|| index.into()),
+            id: (index.is_multiple_of(2)).then(|| index.into()),
             // The fifth one has no room.
             token_ids: vec![index as u32; if index == 4 { 40 } else { 3 + index }],
         };

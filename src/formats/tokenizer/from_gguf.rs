@@ -27,7 +27,6 @@ const END_OF_GENERATION: &[&str] = &[
     "<|end|>",
     "<end_of_turn>",
     "<|end_of_turn|>",
-    "<|end▁of▁sentence|>",
     "<｜end▁of▁sentence｜>",
     "</s>",
     "<eos>",

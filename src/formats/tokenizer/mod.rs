@@ -46,7 +46,7 @@ struct NamedToken {
 /// What a loader found; [`Tokenizer::assemble`] makes the tokenizer of it.
 struct Loaded {
     inner: tokenizers::Tokenizer,
-    /// Ids that exist in the model but not in `inner`: texts of padding tokens.
+    /// The vocabulary has at least this many ids; those that `inner` lacks are padding.
     num_tokens: usize,
     bos: Option<String>,
     eos: Option<String>,

@@ -199,6 +199,15 @@ fn readings(text: &str) -> Result<Vec<Answer>, Unreadable> {
     }
 }
 
+/// A text that is the same for answers that are spelled differently but read the same, for counting
+/// votes among answers. Answers that only a computation shows to be equal keep different keys.
+pub fn vote_key(answer: &str) -> String {
+    match readings(answer) {
+        Ok(readings) => format!("{:?}", readings.first()),
+        Err(_) => clean::fold(answer).split_whitespace().collect(),
+    }
+}
+
 /// Where one side cannot be read, only the very same text is equal.
 fn by_text(answer: &str, gold: &str, unreadable: Unreadable, gold_is_bad: bool) -> Outcome {
     let bare = |text: &str| -> String {

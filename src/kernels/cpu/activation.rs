@@ -60,7 +60,7 @@ pub(super) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S
             // 0.5 * (1 + tanh(u)) is sigmoid(2u), with u = sqrt(2 / pi) * (x + 0.044715 x^3).
             let square = simd.mul(x, x);
             let inner = simd.mul_add(square, simd.splat(0.044_715), simd.splat(1.0));
-            let twice_u = simd.mul(simd.mul(x, simd.splat(1.595_769_1)), inner);
+            let twice_u = simd.mul(simd.mul(x, simd.splat(1.595_769)), inner);
             simd.mul(x, sigmoid(simd, twice_u))
         }
     }

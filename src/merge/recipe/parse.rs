@@ -503,7 +503,7 @@ mod tests {
             ("merge_method: ties", "exactly one of"),
             (
                 "merge_method: ties\nmodels: [{model: a, parameters: {densitiy: 1}}]",
-                "line 2, column 33: no merge method has a parameter `densitiy`; did you mean `density`?",
+                "line 2, column 34: no merge method has a parameter `densitiy`; did you mean `density`?",
             ),
             (
                 "merge_method: ties\nmodles: [{model: a}]",

@@ -1,0 +1,146 @@
+//! `micota doctor`: what this machine offers, and what a model would take of it.
+
+mod machine;
+mod needs;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::Exit;
+use super::engine_args::EngineArgs;
+use crate::formats::Checkpoint;
+use crate::model::Model;
+use machine::{Machine, Measured, Places};
+use needs::ModelNeeds;
+
+/// Show what this machine offers and what a model would take of it.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A model folder or GGUF file to look at
+    model: Option<PathBuf>,
+    /// Measure the peak of kernels and memory, which takes some seconds of all cores
+    #[arg(long)]
+    measure: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Everything that is printed; the keys of `--json`.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    machine: Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<Measured>,
+    places: Places,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelNeeds>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let options = args.engine.options();
+    let model = match &args.model {
+        Some(path) => {
+            let checkpoint = Arc::new(Checkpoint::open(path)?);
+            let model =
+                Model::from_checkpoint(checkpoint).with_context(|| path.display().to_string())?;
+            Some(ModelNeeds::of(path, &model, &options))
+        }
+        None => None,
+    };
+    let measured = args.measure.then(|| Measured::now(&options)).transpose()?;
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        machine: Machine::detect(&options),
+        measured,
+        places: Places::detect(),
+        model,
+    };
+    let text = if args.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        report.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut lines = vec![("micota", self.version.to_owned())];
+        lines.extend(self.machine.lines());
+        lines.extend(self.measured.iter().flat_map(Measured::lines));
+        lines.extend(self.places.lines());
+        let mut text = aligned(&lines);
+        if let Some(model) = &self.model {
+            text.push('\n');
+            text.push_str(&aligned(&model.lines()));
+        }
+        text
+    }
+}
+
+/// Labels in one column, values in the next.
+fn aligned(lines: &[(&str, String)]) -> String {
+    let width = lines.iter().map(|(label, _)| label.len()).max();
+    let width = width.unwrap_or(0) + 2;
+    let line = |(label, value): &(&str, String)| format!("{label:width$}{value}\n");
+    lines.iter().map(line).collect()
+}
+
+/// Bytes with a unit of 1024 and three digits or so.
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// A count with commas between thousands.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(human_bytes(0), "0 bytes");
+        assert_eq!(human_bytes(1536), "1.5 KiB");
+        assert_eq!(human_bytes(942 << 20), "942 MiB");
+        assert_eq!(human_bytes(u64::MAX), "16777216 TiB");
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn labels_stand_in_a_column() {
+        let lines = [("a", "1".to_owned()), ("long", "2".to_owned())];
+        assert_eq!(aligned(&lines), "a     1\nlong  2\n");
+    }
+}
