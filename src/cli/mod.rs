@@ -5,7 +5,7 @@
 //! stdout, progress and messages to stderr.
 //!
 //! To add a subcommand: one file here with a `clap::Args` struct and a `run` function, one variant
-//! in [`Command`], one arm in [`Command::run`].
+//! in `Command`, one arm in `Command::run`.
 
 mod bench;
 mod completions;
