@@ -20,7 +20,8 @@ pub mod train;
 pub mod data;
 
 pub mod formats;
-pub mod kernels;
+/// Numeric kernels: the folder `src/kernels`, compiled as a crate of its own.
+pub use micota_kernels as kernels;
 
 pub mod durable;
 pub mod hub;

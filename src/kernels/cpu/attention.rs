@@ -22,7 +22,7 @@ use super::line::{Arithmetic, Line, Operand, Rows};
 use super::plan::{Plan, PlannedSequence};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{accumulate, row_tiles, tile_panels, with_tile_shape};
-use crate::kernels::reference::AttentionShape;
+use crate::reference::AttentionShape;
 
 /// Keys of a partition.
 const PARTITION: usize = 128;
@@ -173,10 +173,6 @@ fn first_key(window: Option<usize>, position: usize) -> usize {
 /// # Panics
 /// Shapes disagree, a row is missing, or the plan was made for a cache of another extent.
 #[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
-#[allow(
     clippy::too_many_arguments,
     reason = "attention has this many operands"
 )]
@@ -219,23 +215,25 @@ pub fn attention<O: Arithmetic>(
     cpu.pool
         .for_each_with(&mut scratch.threads, tasks.len(), |thread, index| {
             let task = tasks[index];
-            isa.run(Run {
+            let run = Run {
                 context: &context,
                 task,
                 thread,
                 partials,
-            });
+            };
+            O::attend(isa, run);
         });
     let (splits, partials) = (&scratch.splits, scratch.partials.as_slice());
     cpu.pool
         .for_each_with(&mut scratch.threads, splits.len(), |thread, index| {
             let (queries, offset) = splits[index];
-            isa.run(MergeParts {
+            let merge = MergeParts {
                 context: &context,
                 queries,
                 partials: &partials[offset..],
                 thread,
-            });
+            };
+            O::merge_parts(isa, merge);
         });
 }
 
@@ -252,7 +250,7 @@ struct Context<'a, O: Operand> {
     out_stride: usize,
 }
 
-struct Run<'a, O: Operand> {
+pub(super) struct Run<'a, O: Operand> {
     context: &'a Context<'a, O>,
     task: Task,
     thread: &'a mut ThreadScratch<O>,
@@ -304,7 +302,7 @@ impl<O: Arithmetic> Kernel for Run<'_, O> {
 }
 
 /// Merges the parts of split queries.
-struct MergeParts<'a, O: Operand> {
+pub(super) struct MergeParts<'a, O: Operand> {
     context: &'a Context<'a, O>,
     queries: Queries,
     partials: &'a [f32],

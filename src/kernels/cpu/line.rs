@@ -6,6 +6,7 @@
 //! words, each broadcast to all lanes.
 
 use super::buffer::Plain;
+use super::compiled::Compiled;
 use super::simd::{LANES, Simd, bf16_bits, bf16_value};
 
 /// Sixteen words of four bytes: one cache line.
@@ -31,8 +32,12 @@ pub trait Operand: Copy + Send + Sync + 'static {
     fn put(word: Self::Word, index: usize, value: f32) -> Self::Word;
 }
 
-/// The arithmetic of an [`Operand`], kept apart because it names the private [`Simd`].
-pub(crate) trait Arithmetic: Operand {
+/// The arithmetic of an [`Operand`]. Only [`Bf16`] and [`F32`] have it.
+#[allow(
+    private_bounds,
+    reason = "sealed: it names the private SIMD layer and where kernels are compiled"
+)]
+pub trait Arithmetic: Compiled {
     /// Adds the products of a word of each output with one word of a row.
     fn multiply_add<S: Simd>(
         simd: S,

@@ -13,6 +13,7 @@ use super::Cpu;
 use super::activation::{Activation, activate};
 use super::buffer::LineBuffer;
 use super::disjoint::Disjoint;
+use super::isa::Isa;
 use super::line::{Arithmetic, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::{accumulate, row_tiles, tile_panels, with_tile_shape};
@@ -103,10 +104,6 @@ pub enum Target {
 ///
 /// # Panics
 /// Widths disagree, or a buffer has fewer than `num_rows` rows.
-#[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
 pub fn linear<O: Arithmetic>(
     cpu: &mut Cpu,
     weights: &PackedMatrix<O>,
@@ -135,10 +132,6 @@ pub fn linear<O: Arithmetic>(
 ///
 /// # Panics
 /// Widths disagree, or a buffer has fewer than `num_rows` rows.
-#[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
 #[allow(
     clippy::too_many_arguments,
     reason = "a matrix product has this many operands"
@@ -221,10 +214,6 @@ impl<O: Operand> GatedMatrix<O> {
 ///
 /// # Panics
 /// Widths disagree, or a buffer has fewer than `num_rows` rows.
-#[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
 pub fn gated_linear<O: Arithmetic>(
     cpu: &mut Cpu,
     weights: &GatedMatrix<O>,
@@ -245,7 +234,10 @@ pub fn gated_linear<O: Arithmetic>(
 }
 
 /// Where finished sums go.
-trait Sink: Copy + Sync {
+pub(super) trait Sink<O: Operand>: Copy + Sync {
+    /// Runs a task that ends in this sink.
+    fn run(isa: Isa, task: Task<'_, O, Self>);
+
     /// Takes the sums of `P` panels from `panel` on, for one row.
     ///
     /// # Safety
@@ -260,7 +252,7 @@ trait Sink: Copy + Sync {
 }
 
 #[derive(Clone, Copy)]
-struct Plain<'a> {
+pub(super) struct Plain<'a> {
     out: Disjoint<'a, f32>,
     stride: usize,
     outputs: usize,
@@ -268,7 +260,11 @@ struct Plain<'a> {
     target: Target,
 }
 
-impl Sink for Plain<'_> {
+impl<O: Arithmetic> Sink<O> for Plain<'_> {
+    fn run(isa: Isa, task: Task<'_, O, Self>) {
+        O::product(isa, task);
+    }
+
     #[inline(always)]
     unsafe fn put<S: Simd, const P: usize>(
         &self,
@@ -322,13 +318,17 @@ impl Plain<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Gated<'a, O: Operand> {
+pub(super) struct Gated<'a, O: Operand> {
     out: Disjoint<'a, O::Word>,
     stride: usize,
     activation: Activation,
 }
 
-impl<O: Arithmetic> Sink for Gated<'_, O> {
+impl<O: Arithmetic> Sink<O> for Gated<'_, O> {
+    fn run(isa: Isa, task: Task<'_, O, Self>) {
+        O::gated_product(isa, task);
+    }
+
     #[inline(always)]
     unsafe fn put<S: Simd, const P: usize>(
         &self,
@@ -351,7 +351,7 @@ impl<O: Arithmetic> Sink for Gated<'_, O> {
 }
 
 /// One task of a product: a range of panels times a range of rows.
-struct Task<'a, O: Operand, K: Sink> {
+pub(super) struct Task<'a, O: Operand, K> {
     weights: &'a PackedMatrix<O>,
     rows: &'a Rows<O>,
     panels: std::ops::Range<usize>,
@@ -359,12 +359,12 @@ struct Task<'a, O: Operand, K: Sink> {
     sink: K,
 }
 
-fn product<O: Arithmetic>(
+fn product<O: Arithmetic, K: Sink<O>>(
     cpu: &mut Cpu,
     weights: &PackedMatrix<O>,
     rows: &Rows<O>,
     num_rows: usize,
-    sink: impl Sink,
+    sink: K,
 ) {
     assert_eq!(rows.width(), weights.inputs, "rows as wide as the weights");
     assert!(rows.rows() >= num_rows, "the rows are there");
@@ -374,17 +374,18 @@ fn product<O: Arithmetic>(
     cpu.pool.for_each(groups * blocks, |task| {
         let (block, group) = (task / groups, task % groups);
         let panels = group * PANELS_PER_TASK;
-        isa.run(Task {
+        let task = Task {
             weights,
             rows,
             panels: panels..(panels + PANELS_PER_TASK).min(weights.panels()),
             row_range: num_rows * block / blocks..num_rows * (block + 1) / blocks,
             sink,
-        });
+        };
+        K::run(isa, task);
     });
 }
 
-impl<O: Arithmetic, K: Sink> Kernel for Task<'_, O, K> {
+impl<O: Arithmetic, K: Sink<O>> Kernel for Task<'_, O, K> {
     type Output = ();
 
     #[inline(always)]
@@ -406,7 +407,7 @@ impl<O: Arithmetic, K: Sink> Kernel for Task<'_, O, K> {
     }
 }
 
-impl<O: Arithmetic, K: Sink> Task<'_, O, K> {
+impl<O: Arithmetic, K: Sink<O>> Task<'_, O, K> {
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const T: usize>(&self, simd: S, panel: usize, row: usize) {
         let words = self.weights.words;

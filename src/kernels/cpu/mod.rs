@@ -15,6 +15,7 @@
 mod activation;
 mod attention;
 mod buffer;
+mod compiled;
 mod disjoint;
 mod isa;
 mod kv;
@@ -35,8 +36,7 @@ pub use attention::{AttentionScratch, attention};
 pub use buffer::Plain;
 pub use isa::{Isa, IsaError};
 pub use kv::{KvCache, KvShape};
-pub(crate) use line::Arithmetic;
-pub use line::{Bf16, F32, Line, Operand, Rows};
+pub use line::{Arithmetic, Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
 pub use norm::{Vector, add_rms_norm, rms_norm};
 pub use plan::{Plan, PlanError, SequenceRows};

@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::disjoint::Disjoint;
-use super::line::{Arithmetic, F32, Rows};
+use super::line::{Arithmetic, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
 
 /// A norm's or bias's weights, padded with zeros to whole vectors.
@@ -48,10 +48,6 @@ impl Vector {
 ///
 /// # Panics
 /// Widths disagree, or a row is missing.
-#[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
 pub fn rms_norm<O: Arithmetic>(
     cpu: &mut Cpu,
     x: &Rows<F32>,
@@ -69,16 +65,17 @@ pub fn rms_norm<O: Arithmetic>(
     cpu.pool.for_each(sources.len(), |row| {
         // SAFETY: a row is one task.
         let out = unsafe { shared.range(row * stride..row * stride + words) };
-        isa.run(Normalise::<O> {
+        let row = Normalise {
             x: &x.row_words(sources[row])[..weight.lines.len() * LANES],
             weight,
             eps,
             out,
-        });
+        };
+        O::normalise(isa, row);
     });
 }
 
-struct Normalise<'a, O: Arithmetic> {
+pub(super) struct Normalise<'a, O: Operand> {
     /// Padded with zeros to whole vectors, like `weight`.
     x: &'a [f32],
     weight: &'a Vector,

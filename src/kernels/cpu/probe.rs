@@ -7,17 +7,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::Cpu;
-use super::line::{Arithmetic, Line};
+use super::line::{Arithmetic, Line, Operand};
 use super::simd::{Kernel, LANES, Simd};
 
 const ROUNDS: usize = 30;
 
 /// Floating point operations per second of all threads together: multiply-adds of one operand type
 /// on registers, no memory.
-#[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
 pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
     const STEPS: usize = 300_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
@@ -25,7 +21,8 @@ pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
     for _ in 0..ROUNDS {
         let start = Instant::now();
         cpu.pool.run(|_| {
-            black_box(isa.run(MultiplyAdds::<O>(STEPS, O::word(&[1e-3; 2]))));
+            let probe = MultiplyAdds(STEPS, O::word(&[1e-3; 2]));
+            black_box(O::multiply_adds(isa, probe));
         });
         let operations = threads * STEPS * ACCUMULATORS * LANES * O::PER_WORD * 2;
         best = best.max(operations as f64 / start.elapsed().as_secs_f64());
@@ -36,7 +33,7 @@ pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
 /// Independent sums: enough to hide the latency of a multiply-add.
 const ACCUMULATORS: usize = 16;
 
-struct MultiplyAdds<O: Arithmetic>(usize, O::Word);
+pub(super) struct MultiplyAdds<O: Operand>(usize, O::Word);
 
 impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
     type Output = f32;

@@ -71,10 +71,6 @@ pub struct HeadNorms<'a> {
 /// Widths disagree, a row is missing, the table is too short or rotates more than a head, or the
 /// plan was made for a cache of another extent.
 #[allow(
-    private_bounds,
-    reason = "the arithmetic names the private SIMD layer; `Bf16` and `F32` have it"
-)]
-#[allow(
     clippy::too_many_arguments,
     reason = "it touches everything that attention needs"
 )]
@@ -107,7 +103,7 @@ pub fn rotate_and_store<O: Arithmetic>(
     let queries = Disjoint::new(queries.words_mut());
     let writer = cache.writer(layer);
     cpu.pool.for_each(plan.spans.len(), |index| {
-        isa.run(Rotate {
+        let span = Rotate {
             plan,
             span: plan.spans[index],
             norms,
@@ -118,11 +114,12 @@ pub fn rotate_and_store<O: Arithmetic>(
             qkv_stride,
             queries,
             query_stride,
-        });
+        };
+        O::rotate(isa, span);
     });
 }
 
-struct Rotate<'a, O: Operand> {
+pub(super) struct Rotate<'a, O: Operand> {
     plan: &'a Plan,
     span: Span,
     norms: Option<HeadNorms<'a>>,

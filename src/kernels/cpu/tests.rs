@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::line::Arithmetic;
 use super::*;
-use crate::kernels::reference::{self, AttentionShape};
+use crate::reference::{self, AttentionShape};
 
 /// Values in (-1, 1), rounded to what the storage type holds.
 fn values<O: Operand>(seed: u64, count: usize) -> Vec<f32> {

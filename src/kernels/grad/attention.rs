@@ -261,7 +261,7 @@ fn backward_task(shape: &Shape, saved: &Saved<'_>, b: usize, kv: usize) -> TaskG
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::grad::{assert_close, numeric_gradient, test_values};
+    use crate::grad::{assert_close, numeric_gradient, test_values};
 
     fn shape() -> Shape {
         Shape {

@@ -39,7 +39,7 @@ fn log_sum_exp(row: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::grad::{assert_close, numeric_gradient, test_values};
+    use crate::grad::{assert_close, numeric_gradient, test_values};
 
     #[test]
     fn backward_matches_finite_differences() {

@@ -61,7 +61,7 @@ fn inverse_rms(row: &[f32], eps: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::grad::{assert_close, numeric_gradient, test_values};
+    use crate::grad::{assert_close, numeric_gradient, test_values};
 
     #[test]
     fn backward_matches_finite_differences() {

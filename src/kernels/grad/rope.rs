@@ -50,7 +50,7 @@ pub fn rotate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::grad::test_values;
+    use crate::grad::test_values;
 
     #[test]
     fn backward_undoes_forward() {

@@ -6,11 +6,11 @@ use super::{Kernel, LANES, Simd};
 
 /// AVX2 and FMA.
 #[derive(Clone, Copy)]
-pub(in crate::kernels::cpu) struct Avx2(());
+pub(in crate::cpu) struct Avx2(());
 
 impl Avx2 {
     /// The token, where the CPU has the features.
-    pub(in crate::kernels::cpu) fn detect() -> Option<Self> {
+    pub(in crate::cpu) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
 }

@@ -6,11 +6,11 @@ use super::{Kernel, LANES, Simd};
 
 /// AVX-512 F, BW, DQ and VL with FMA; with `BF16` also AVX512-BF16 and VNNI.
 #[derive(Clone, Copy)]
-pub(in crate::kernels::cpu) struct Avx512<const BF16: bool>(());
+pub(in crate::cpu) struct Avx512<const BF16: bool>(());
 
 impl<const BF16: bool> Avx512<BF16> {
     /// The token, where the CPU has the features.
-    pub(in crate::kernels::cpu) fn detect() -> Option<Self> {
+    pub(in crate::cpu) fn detect() -> Option<Self> {
         let base = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")

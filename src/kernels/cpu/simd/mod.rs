@@ -17,7 +17,7 @@ pub(super) mod portable;
 pub(crate) const LANES: usize = 16;
 
 /// A computation that can be compiled for any instruction set.
-pub(crate) trait Kernel {
+pub trait Kernel {
     /// What it returns.
     type Output;
 
@@ -27,7 +27,7 @@ pub(crate) trait Kernel {
 }
 
 /// An instruction set, as a token whose existence proves that the CPU has it.
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// Sixteen `f32`.
     type F32: Copy;
 

@@ -4,7 +4,7 @@ use super::{Kernel, LANES, Simd, bf16_bits};
 
 /// Always available.
 #[derive(Clone, Copy)]
-pub(in crate::kernels::cpu) struct Portable;
+pub(in crate::cpu) struct Portable;
 
 type Lanes = [f32; LANES];
 

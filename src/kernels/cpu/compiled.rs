@@ -1,0 +1,67 @@
+//! Where kernels are compiled: here, once for each storage type.
+//!
+//! A generic kernel would be compiled again in every crate (and every test binary) that names it,
+//! for four instruction sets each time. These methods have no parameters of their own, so their
+//! machine code belongs to this crate.
+
+use super::attention::{MergeParts, Run};
+use super::isa::Isa;
+use super::line::{Bf16, F32, Operand};
+use super::linear::{Gated, Plain, Task};
+use super::norm::Normalise;
+use super::probe::MultiplyAdds;
+use super::rotary::Rotate;
+
+/// A storage type whose kernels are compiled in this crate.
+pub(super) trait Compiled: Operand {
+    /// A part of a matrix product.
+    fn product(isa: Isa, task: Task<'_, Self, Plain<'_>>);
+    /// A part of a gated matrix product.
+    fn gated_product(isa: Isa, task: Task<'_, Self, Gated<'_, Self>>);
+    /// A task of attention.
+    fn attend(isa: Isa, run: Run<'_, Self>);
+    /// The merging of split attention.
+    fn merge_parts(isa: Isa, merge: MergeParts<'_, Self>);
+    /// A row's norm.
+    fn normalise(isa: Isa, row: Normalise<'_, Self>);
+    /// The rotation of a span of tokens and its storing.
+    fn rotate(isa: Isa, span: Rotate<'_, Self>);
+    /// The probe of the multiply-add units.
+    fn multiply_adds(isa: Isa, probe: MultiplyAdds<Self>) -> f32;
+}
+
+macro_rules! compile_kernels {
+    ($($operand:ty),*) => {
+        $(impl Compiled for $operand {
+            fn product(isa: Isa, task: Task<'_, Self, Plain<'_>>) {
+                isa.run(task);
+            }
+
+            fn gated_product(isa: Isa, task: Task<'_, Self, Gated<'_, Self>>) {
+                isa.run(task);
+            }
+
+            fn attend(isa: Isa, run: Run<'_, Self>) {
+                isa.run(run);
+            }
+
+            fn merge_parts(isa: Isa, merge: MergeParts<'_, Self>) {
+                isa.run(merge);
+            }
+
+            fn normalise(isa: Isa, row: Normalise<'_, Self>) {
+                isa.run(row);
+            }
+
+            fn rotate(isa: Isa, span: Rotate<'_, Self>) {
+                isa.run(span);
+            }
+
+            fn multiply_adds(isa: Isa, probe: MultiplyAdds<Self>) -> f32 {
+                isa.run(probe)
+            }
+        })*
+    };
+}
+
+compile_kernels!(Bf16, F32);
