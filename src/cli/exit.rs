@@ -53,7 +53,7 @@ pub(super) fn report(outcome: anyhow::Result<Exit>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             // A closed stderr leaves nobody to tell; the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
             if error.chain().any(|cause| cause.is::<UsageError>()) {
                 ExitCode::from(2)
             } else {
@@ -63,6 +63,20 @@ pub(super) fn report(outcome: anyhow::Result<Exit>) -> ExitCode {
     }
 }
 
+/// The error and its causes in one text. A cause that the text before it quotes already is left out,
+/// and so is a path that the cause begins with itself.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if cause.starts_with(&text) {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Prints clap's message (help and version are not errors) and maps it to its exit code.
 pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
@@ -70,5 +84,25 @@ pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
         ExitCode::from(2)
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("a.json: cannot write: {0}")]
+        struct Quoting(#[source] std::io::Error);
+        let cause = std::io::Error::other("the disk is on fire");
+        let error = Err::<(), _>(Quoting(cause)).context("--out").unwrap_err();
+        let expected = "--out: a.json: cannot write: the disk is on fire";
+        assert_eq!(sentence(&error), expected);
+        assert_eq!(sentence(&usage(error)), expected);
+        let error = anyhow::anyhow!("m/config.json: not there").context("m");
+        assert_eq!(sentence(&error), "m/config.json: not there");
     }
 }

@@ -8,8 +8,10 @@ mod atomic;
 mod error;
 mod journal;
 mod space;
+mod writable;
 
 pub use atomic::{AtomicFile, write_atomic};
 pub use error::JournalError;
 pub use journal::{Journal, SYNC_INTERVAL};
 pub use space::free_bytes;
+pub use writable::check_writable;

@@ -176,7 +176,7 @@ fn folders_that_are_not_whole_say_what_is_missing() {
 }
 
 /// A small valid GGUF file.
-fn gguf() -> Vec<u8> {
+pub(crate) fn gguf() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
     let pairs = [
@@ -226,14 +226,14 @@ fn gguf_fault(bytes: &[u8]) -> GgufFault {
     }
 }
 
-fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = gguf();
     file[at..at + bytes.len()].copy_from_slice(bytes);
     file
 }
 
 /// The position just behind `name` in the file.
-fn behind(name: &str) -> usize {
+pub(crate) fn behind(name: &str) -> usize {
     let file = gguf();
     let at = file
         .windows(name.len())
