@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
@@ -10,6 +11,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 
 use super::error::HubError;
+use super::patience::{Pulse, patiently};
 use super::settings::HubSettings;
 use crate::durable::free_bytes;
 
@@ -113,9 +115,10 @@ impl Hub {
                 .cached_listing()
                 .ok_or_else(|| self.offline(id, "the list of files"));
         }
-        let answer = place
-            .remote(self)
-            .and_then(|repo| repo.info().map_err(Box::new));
+        let answer = place.remote(self).map_err(Failed::Api).and_then(|repo| {
+            let patience = self.settings.answer_timeout;
+            wait(patience, move |_| repo.info().map_err(Box::new))
+        });
         match answer {
             Ok(info) => {
                 let mut files: Vec<String> = info
@@ -170,12 +173,14 @@ impl Hub {
 
     fn download(&self, place: &Location, file: &str) -> Result<PathBuf, HubError> {
         let id = &place.id;
-        let request = |error: Box<ApiError>| self.request(id, file, &error);
-        let api = place.api(self).map_err(request)?;
+        let request = |failed: Failed| self.request(id, file, &failed);
+        let api = place.api(self).map_err(Failed::Api).map_err(request)?;
         let repo = api.repo(place.repo.clone());
-        let metadata = api
-            .metadata(&repo.url(file))
-            .map_err(|error| request(Box::new(error)))?;
+        let url = repo.url(file);
+        let metadata = wait(self.settings.answer_timeout, move |_| {
+            api.metadata(&url).map_err(Box::new)
+        });
+        let metadata = metadata.map_err(request)?;
         let (etag, size) = (metadata.etag().to_owned(), metadata.size() as u64);
         // Both become path components of the cache.
         if !is_plain_name(&etag) {
@@ -187,13 +192,10 @@ impl Hub {
         let blob = place.folder.join("blobs").join(&etag);
         let part = blob.with_extension("part");
         self.check_room(place, file, size, &part)?;
-        let progress = || Relay {
-            hub: self,
-            transfer: Transfer {
-                file: file.to_owned(),
-                done_bytes: 0,
-                total_bytes: size,
-            },
+        let transfer = Transfer {
+            file: file.to_owned(),
+            done_bytes: 0,
+            total_bytes: size,
         };
         if std::fs::metadata(&part).is_ok_and(|part| part.len() >= size) {
             // Killed between the last byte and the rename: the server has no range left to send.
@@ -203,9 +205,17 @@ impl Hub {
             };
             std::fs::remove_file(&part).map_err(io)?;
         }
-        let path = repo
-            .download_with_progress(file, progress())
-            .map_err(|error| request(Box::new(error)))?;
+        let (on_progress, name) = (self.on_progress.clone(), file.to_owned());
+        let path = wait(self.settings.stall_timeout, move |pulse| {
+            let relay = Relay {
+                on_progress,
+                transfer,
+                pulse,
+            };
+            let path = repo.download_with_progress(&name, relay);
+            path.map_err(Box::new)
+        });
+        let path = path.map_err(request)?;
         verify(id, file, &path, &blob, &etag)?;
         Ok(path)
     }
@@ -242,20 +252,14 @@ impl Hub {
         }
     }
 
-    fn request(&self, id: &str, what: &str, error: &ApiError) -> HubError {
-        let problem = match error {
-            ApiError::RequestError(error) => match **error {
-                ureq::Error::StatusCode(401 | 403) => {
-                    "access refused: set HF_TOKEN to a token that may read it (or the id does not \
-                     exist)"
-                        .to_owned()
-                }
-                ureq::Error::StatusCode(404) => "not there: check the id and file name".to_owned(),
-                _ => {
-                    format!("{error}; check the network, or set HF_HUB_OFFLINE=1 to use the cache")
-                }
-            },
-            other => other.to_string(),
+    fn request(&self, id: &str, what: &str, failed: &Failed) -> HubError {
+        let problem = match failed {
+            Failed::Silent(patience) => format!(
+                "nothing was heard for {} s; check the network, set HF_HUB_OFFLINE=1 to use the \
+                 cache, or wait longer with HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT",
+                patience.as_secs_f64()
+            ),
+            Failed::Api(error) => self::problem(error),
         };
         HubError::Request {
             id: id.to_owned(),
@@ -263,6 +267,40 @@ impl Hub {
             endpoint: self.settings.endpoint.clone(),
             problem,
         }
+    }
+}
+
+/// Why the hub was asked in vain.
+enum Failed {
+    Api(Box<ApiError>),
+    /// It said nothing for this long.
+    Silent(Duration),
+}
+
+/// See [`patiently`].
+fn wait<T: Send + 'static>(
+    patience: Duration,
+    call: impl FnOnce(Pulse<Result<T, Box<ApiError>>>) -> Result<T, Box<ApiError>> + Send + 'static,
+) -> Result<T, Failed> {
+    let answer = patiently(patience, call).ok_or(Failed::Silent(patience))?;
+    answer.map_err(Failed::Api)
+}
+
+/// What an error of hf-hub means, and what may help.
+fn problem(error: &ApiError) -> String {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(401 | 403) => {
+                "access refused: set HF_TOKEN to a token that may read it (or the id does not \
+                     exist)"
+                    .to_owned()
+            }
+            ureq::Error::StatusCode(404) => "not there: check the id and file name".to_owned(),
+            _ => {
+                format!("{error}; check the network, or set HF_HUB_OFFLINE=1 to use the cache")
+            }
+        },
+        other => other.to_string(),
     }
 }
 
@@ -422,21 +460,23 @@ fn sha256(path: &Path) -> std::io::Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Passes hf-hub's progress on to the caller's function.
-struct Relay<'a> {
-    hub: &'a Hub,
+/// Passes hf-hub's progress on to the caller's function, and to whoever waits for it.
+struct Relay<T> {
+    on_progress: Option<OnProgress>,
     transfer: Transfer,
+    pulse: Pulse<T>,
 }
 
-impl Relay<'_> {
+impl<T> Relay<T> {
     fn tell(&self) {
-        if let Some(on_progress) = &self.hub.on_progress {
+        self.pulse.beat();
+        if let Some(on_progress) = &self.on_progress {
             on_progress(&self.transfer);
         }
     }
 }
 
-impl Progress for Relay<'_> {
+impl<T> Progress for Relay<T> {
     fn init(&mut self, size: usize, _: &str) {
         // Called again for each attempt, which then reports what is already here.
         self.transfer.done_bytes = 0;
@@ -478,8 +518,8 @@ mod tests {
         HubSettings {
             cache: cache.to_owned(),
             endpoint: "http://127.0.0.1:9".to_owned(),
-            token: None,
             offline: true,
+            ..HubSettings::from_env()
         }
     }
 

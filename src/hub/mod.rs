@@ -7,6 +7,7 @@
 
 mod client;
 mod error;
+mod patience;
 mod settings;
 mod snapshot;
 

@@ -2,9 +2,14 @@
 //! `huggingface_hub`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The hub, unless `HF_ENDPOINT` names another server.
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// Longer than Python waits (10 s): a first connection through a slow proxy takes as long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Covers a retry of a transfer that broke off.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the hub is reached.
 #[derive(Clone)]
@@ -17,6 +22,10 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether the network may not be used.
     pub offline: bool,
+    /// How long an answer about a repository or a file is waited for.
+    pub answer_timeout: Duration,
+    /// How long a download may go without a byte.
+    pub stall_timeout: Duration,
 }
 
 impl std::fmt::Debug for HubSettings {
@@ -26,13 +35,16 @@ impl std::fmt::Debug for HubSettings {
             .field("endpoint", &self.endpoint)
             .field("token", &self.token.as_ref().map(|_| "..."))
             .field("offline", &self.offline)
+            .field("answer_timeout", &self.answer_timeout)
+            .field("stall_timeout", &self.stall_timeout)
             .finish()
     }
 }
 
 impl HubSettings {
     /// Reads `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
-    /// `HF_TOKEN_PATH`, `HF_HUB_OFFLINE` and their older names.
+    /// `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT` and
+    /// their older names.
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -63,8 +75,18 @@ impl HubSettings {
                 .filter(|token| !token.is_empty()),
             offline: first(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
                 .is_some_and(|value| is_true(&value)),
+            answer_timeout: seconds(set("HF_HUB_ETAG_TIMEOUT"), ANSWER_TIMEOUT),
+            stall_timeout: seconds(set("HF_HUB_DOWNLOAD_TIMEOUT"), STALL_TIMEOUT),
         }
     }
+}
+
+/// A number of seconds, of at least one; what is none counts as not set, as for Python's.
+fn seconds(value: Option<String>, default: Duration) -> Duration {
+    let whole = value.and_then(|value| value.trim().parse::<u32>().ok());
+    whole.map_or(default, |seconds| {
+        Duration::from_secs(u64::from(seconds.max(1)))
+    })
 }
 
 fn is_true(value: &str) -> bool {
@@ -128,5 +150,11 @@ mod tests {
         assert!(found.offline);
         assert!(!format!("{found:?}").contains("mine"));
         assert!(!settings(&[("HF_HUB_OFFLINE", "0")]).offline);
+        let found = settings(&[
+            ("HF_HUB_ETAG_TIMEOUT", "0"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "x"),
+        ]);
+        assert_eq!(found.answer_timeout, Duration::from_secs(1));
+        assert_eq!(found.stall_timeout, STALL_TIMEOUT);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use micota::hub::{Hub, HubError, HubSettings, RepoKind};
 use micota::task::{DataSources, PromptOptions, Registry, prompts};
@@ -129,6 +130,8 @@ fn hub(server: &Server, cache: &std::path::Path) -> Hub {
         endpoint: server.endpoint.clone(),
         token: None,
         offline: false,
+        answer_timeout: Duration::from_secs(30),
+        stall_timeout: Duration::from_secs(30),
     })
 }
 
@@ -206,6 +209,30 @@ fn damaged_bytes_are_deleted_and_named() {
         .filter(|name| !name.to_string_lossy().ends_with(".lock"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    // The connection comes about, for the system accepts it; then nothing.
+    let hub = Hub::new(HubSettings {
+        cache: cache.path().to_owned(),
+        endpoint,
+        token: None,
+        offline: false,
+        answer_timeout: Duration::from_millis(100),
+        stall_timeout: Duration::from_millis(100),
+    });
+    let list = hub.list(RepoKind::Dataset, "o/n", None).map(|_| ());
+    let file = hub.file(RepoKind::Dataset, "o/n", None, "a").map(|_| ());
+    for error in [list.unwrap_err(), file.unwrap_err()] {
+        let message = error.to_string();
+        for part in ["nothing was heard for 0.1 s", "HF_HUB_OFFLINE", "o/n"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
 }
 
 #[test]
@@ -304,8 +331,8 @@ fn without_data_both_ways_to_provide_it_are_named() {
     let offline = Hub::new(HubSettings {
         cache: cache.path().to_owned(),
         endpoint: "http://127.0.0.1:9".to_owned(),
-        token: None,
         offline: true,
+        ..HubSettings::from_env()
     });
     let task = Registry::load(&[])
         .unwrap()
