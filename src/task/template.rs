@@ -4,15 +4,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fancy_regex::Captures;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::python;
 
-/// Work one rendering may do, in template instructions. A prompt needs hundreds; nested loops of
-/// a hostile file end here.
+/// Work one rendering may do, in template instructions; 64 bytes of text or lists count as one. A
+/// prompt needs thousands; nested loops of a hostile file end here, and a text that doubles itself
+/// ends at 128 MB.
 const MAX_FUEL: u64 = 2_000_000;
+/// Bytes that one `regex_replace` may put in: checked as they come, the engine sees only the result.
+const MAX_REPLACED_BYTES: usize = 16 << 20;
 /// Bytes of template source. Real chat templates reach 10 KB, few-shot descriptions 20 KB.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
@@ -179,8 +183,19 @@ fn regex_replace(
     let regex = fancy_regex::Regex::new(pattern)
         .map_err(|error| bad(format!("regex_replace: `{pattern}`: {error}")))?;
     let expanded = python_replacement(replacement);
-    let replaced = regex.try_replacen(text, count.unwrap_or(0), expanded.as_str());
+    let mut added = 0;
+    let replaced = regex.try_replacen(text, count.unwrap_or(0), |found: &Captures<'_, str>| {
+        let mut with = String::new();
+        if added <= MAX_REPLACED_BYTES {
+            found.expand(&expanded, &mut with);
+            added += with.len();
+        }
+        with
+    });
     match replaced {
+        Ok(_) if added > MAX_REPLACED_BYTES => Err(bad(format!(
+            "regex_replace: `{pattern}`: more than {MAX_REPLACED_BYTES} bytes would be put in"
+        ))),
         Ok(replaced) => Ok(replaced.into_owned()),
         Err(error) => Err(bad(format!("regex_replace: `{pattern}`: {error}"))),
     }
@@ -296,6 +311,28 @@ mod tests {
         let nested =
             "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
         assert!(render(nested, &json!({})).is_err());
+        let text = "x".repeat(100_000);
+        for growing in [
+            "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t ~ a.t %}{% endfor %}",
+            "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t + a.t %}{% endfor %}",
+            "{% set a = namespace(t=[text]) %}{% for i in range(60) %}{% set a.t = a.t + a.t %}{% endfor %}{{ a.t|join }}",
+            "{% macro f(t) %}{{ f(t ~ t) }}{% endmacro %}{{ f(text) }}",
+            "{% macro f(t, n) %}{% if n %}{{ f(t, n - 1) }}{{ f(t, n - 1) }}{% else %}{{ t }}{% endif %}{% endmacro %}{{ f(text, 60) }}",
+            "{{ text * 99999999 }}",
+            "{{ text.replace('x', text) }}",
+            "{{ text|replace('x', text) }}",
+            "{{ text|regex_replace('x', text) }}",
+            "{{ 'x'.join(text) * 1000 }}",
+            "{% set t %}{% for i in range(99999) %}{{ text }}{% endfor %}{% endset %}",
+        ] {
+            let message = render(growing, &json!({"text": text})).unwrap_err();
+            assert!(
+                ["ran out of fuel", "too large", "more than"]
+                    .iter()
+                    .any(|why| message.contains(why)),
+                "{growing}: {message}"
+            );
+        }
         assert!(TextTemplate::new(&"(".repeat(100_000)).map(|_| ()).is_ok());
         assert!(TextTemplate::new(&format!("{{{{ {} }}}}", "(".repeat(100_000))).is_err());
         assert!(TextTemplate::new(&"x".repeat(MAX_TEMPLATE_BYTES + 1)).is_err());
