@@ -1,6 +1,9 @@
 //! The rules of style that a machine can check: which room imports which, and leftovers.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 /// Each room and the rooms of this crate that it may name. `cli` may name all.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -34,18 +37,19 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+static IMPORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bcrate::(\{[^}]*\}|\w+)").unwrap());
+static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w+").unwrap());
+
 /// The room names that follow `crate::` in a line, grouped imports included.
 fn rooms_named(text: &str) -> Vec<String> {
-    let pattern = regex::Regex::new(r"\bcrate::(\{[^}]*\}|\w+)").unwrap();
-    let word = regex::Regex::new(r"\w+").unwrap();
     let mut rooms = Vec::new();
-    for found in pattern.captures_iter(text) {
+    for found in IMPORT.captures_iter(text) {
         let named = &found[1];
         if let Some(group) = named.strip_prefix('{') {
             rooms.extend(
                 group
                     .split(',')
-                    .filter_map(|p| word.find(p))
+                    .filter_map(|p| WORD.find(p))
                     .map(|m| m.as_str().to_owned()),
             );
         } else {
