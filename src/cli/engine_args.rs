@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use anyhow::Context;
+
 use crate::engine::{ComputeType, EngineOptions, LoadedModel, ModelInfo, Speculation, load};
 use crate::kernels::cpu::Isa;
 
 use super::notice::notice;
+use super::quantities::{human_bytes, human_count};
 
 /// Guessed tokens per sequence and step.
 const DRAFT_TOKENS: usize = 6;
@@ -66,7 +69,7 @@ impl EngineArgs {
     ) -> anyhow::Result<LoadedModel> {
         let mut options = self.options();
         adjust(&mut options);
-        let loaded = load(path, &options)?;
+        let loaded = load(path, &options).with_context(|| path.display().to_string())?;
         for line in describe(&loaded.info) {
             notice(&line);
         }
@@ -96,24 +99,23 @@ impl EngineArgs {
 
 /// What was loaded and chosen, in words.
 fn describe(info: &ModelInfo) -> [String; 2] {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let config = &info.config;
     [
         format!(
-            "{} model of {:.2} B parameters in {}, {:.2} GiB; kernels {}, {} threads; loaded in {:.1} s",
+            "{} model of {} parameters in {}, {}; kernels {}, {} threads; loaded in {:.1} s",
             info.family,
-            info.num_parameters as f64 / 1e9,
+            human_count(info.num_parameters),
             info.compute_type,
-            gib(info.weight_bytes),
+            human_bytes(info.weight_bytes),
             info.kernels,
             info.threads,
             info.load_time.as_secs_f64(),
         ),
         format!(
-            "context {} of {} tokens; KV pool {:.2} GiB, {} blocks of {}; up to {} sequences, {} rows a step",
+            "context {} of {} tokens; KV pool {}, {} blocks of {}; up to {} sequences, {} rows a step",
             config.max_model_len,
             info.model_max_len,
-            gib(info.kv_bytes),
+            human_bytes(info.kv_bytes),
             info.num_blocks,
             info.block_size,
             config.max_num_seqs,

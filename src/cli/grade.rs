@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use comfy_table::Table;
@@ -14,12 +14,14 @@ use crate::durable::{AtomicFile, write_atomic};
 use crate::eval::judge::{
     CheckedSample, DEFAULT_TEMPLATE, EndpointJudge, Judge, JudgePrompt, SeedFiles, strict_verdict,
 };
-use crate::eval::log_reader::{LogReader, RawRow};
+use crate::eval::log_reader::{LogReader, RawRow, sample_logs};
 use crate::eval::naming;
 use crate::eval::regrade::{
     FieldNames, GradedRow, LoggedSample, Regrader, Rule, Tally, document_key, votes,
 };
+use crate::grade::boxed::Variant;
 use crate::grade::stats;
+use crate::task::{ProcessResults, Registry};
 
 /// Confidence of the printed intervals.
 const CONFIDENCE: f64 = 0.95;
@@ -169,7 +171,7 @@ fn logs(args: &Args) -> anyhow::Result<Vec<Log>> {
     let mut logs = Vec::new();
     for path in &args.logs {
         let paths = match path.is_dir() {
-            true => samples_of_folder(path, args.all_runs)?,
+            true => sample_logs(path, args.all_runs)?,
             false => vec![path.clone()],
         };
         for path in paths {
@@ -190,10 +192,12 @@ fn logs(args: &Args) -> anyhow::Result<Vec<Log>> {
                     path.display()
                 ),
             };
-            let rule = Rule::of_task(&task).with_context(|| {
+            let rule = Rule::of_task(&task).or_else(|| rule_of_shipped(&task));
+            let rule = rule.with_context(|| {
                 format!(
                     "no grading rule for task {task}; there are rules for tasks whose names begin with \
-                     AIME, AMC, Olympiad, hendrycks_math, minerva_math, math, rejection_filter, gsm8k, svamp"
+                     AIME, AMC, Olympiad, hendrycks_math, minerva_math, math, rejection_filter, gsm8k, \
+                     svamp, and for the tasks that `micota tasks` lists; name the one that fits with --task"
                 )
             })?;
             logs.push(Log { path, task, rule });
@@ -202,35 +206,15 @@ fn logs(args: &Args) -> anyhow::Result<Vec<Log>> {
     Ok(logs)
 }
 
-/// The samples files of a folder, by name; of each task only the newest run unless all are wanted.
-fn samples_of_folder(folder: &Path, all_runs: bool) -> anyhow::Result<Vec<PathBuf>> {
-    let mut newest: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let Some(task) = naming::task_of_samples_file(&name) else {
-            continue;
-        };
-        let key = if all_runs {
-            name.clone()
-        } else {
-            task.to_owned()
-        };
-        // Dates sort as text.
-        let newer = newest.get(&key).is_none_or(|known| *known < path);
-        if newer {
-            newest.insert(key, path);
-        }
+/// The rule of a task that the program carries, by the grader that its file names.
+fn rule_of_shipped(task: &str) -> Option<Rule> {
+    let registry = Registry::load(&[]).ok()?;
+    let selection = registry.resolve(&[task.to_owned()]).ok()?;
+    match selection.tasks.first()?.process_results? {
+        ProcessResults::BoxedTrimmed => Some(Rule::Boxed(Variant::Trimmed)),
+        ProcessResults::BoxedPlain | ProcessResults::MathEqual => Some(Rule::Boxed(Variant::Plain)),
+        ProcessResults::NumberLast => Some(Rule::Number),
     }
-    if newest.is_empty() {
-        bail!("{}: no samples_*.jsonl in this folder", folder.display());
-    }
-    Ok(newest.into_values().collect())
 }
 
 /// Task and filter.

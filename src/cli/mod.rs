@@ -8,6 +8,7 @@
 //! in `Command`, one arm in `Command::run`.
 
 mod bench;
+mod compare;
 mod completions;
 mod convert;
 mod data;
@@ -19,10 +20,12 @@ mod generate;
 mod grade;
 mod inspect;
 mod interrupt;
+mod log;
 mod merge;
 mod notice;
 mod progress;
 mod prompting;
+mod quantities;
 mod tasks;
 mod train;
 
@@ -33,9 +36,16 @@ use clap::{Parser, Subcommand};
 
 use exit::Exit;
 
+/// What the help of `micota` and of `micota eval` ends with.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the run failed; 2 wrong usage, configuration, task or data; 3 finished, but a
+gate failed (--max-truncated, compare finds the second run worse); 130 interrupted, nothing lost.
+
+Diagnostics: RUST_LOG=micota=debug, or --verbosity DEBUG where lm_eval has it.";
+
 /// Evaluate, merge, convert and train small mathematical reasoners.
 #[derive(Parser)]
-#[command(name = "micota", version, arg_required_else_help = true)]
+#[command(name = "micota", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +56,7 @@ enum Command {
     Eval(Box<eval::Args>),
     Generate(generate::Args),
     Grade(grade::Args),
+    Compare(compare::Args),
     Tasks(Box<tasks::Args>),
     Merge(Box<merge::Args>),
     Convert(convert::Args),
@@ -58,6 +69,14 @@ enum Command {
 }
 
 impl Command {
+    /// `--verbosity`, where the command has it.
+    fn verbosity(&self) -> Option<&str> {
+        match self {
+            Self::Eval(args) => args.verbosity(),
+            _ => None,
+        }
+    }
+
     fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Train(args) => train::run(&args),
@@ -68,8 +87,9 @@ impl Command {
             Self::Convert(args) => convert::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Grade(args) => grade::run(&args),
+            Self::Compare(args) => compare::run(&args),
             Self::Doctor(args) => doctor::run(&args),
-            Self::Completions(args) => Ok(completions::run(&args)),
+            Self::Completions(args) => completions::run(&args),
             Self::Generate(args) => generate::run(&args),
             Self::Merge(args) => merge::run(*args),
         }
@@ -83,7 +103,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return exit::report(Err(error)),
     };
     match Cli::try_parse_from(args) {
-        Ok(cli) => exit::report(cli.command.run()),
+        Ok(cli) => {
+            let started = log::start(cli.command.verbosity());
+            exit::report(started.and_then(|()| cli.command.run()))
+        }
         Err(error) => exit::report_usage(&error),
     }
 }

@@ -1,10 +1,17 @@
 //! Flags about prompts, the same wherever prompts are built.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::formats::Tokenizer;
 use crate::hub::{Hub, Transfer};
 use crate::task::{ChatOptions, ChatTemplate, DEFAULT_FEWSHOT_SEED, PromptOptions};
 
 use super::exit::usage;
+use super::notice::notice;
+use super::quantities::human_bytes;
+
+/// A download that is shown on its way, not only at its ends.
+const LARGE_BYTES: u64 = 64 << 20;
 
 /// How prompts are built.
 #[derive(clap::Args)]
@@ -89,17 +96,32 @@ impl PromptArgs {
     }
 }
 
-/// The hub with a line on stderr for each file that is downloaded.
+/// Says that the model has a chat template which prompts go without.
+pub(super) fn say_unused_template(tokenizer: &Tokenizer) {
+    if tokenizer.chat_template().is_some() {
+        notice(
+            "the model has a chat template and prompts go without it; a chat model needs \
+             --apply_chat_template",
+        );
+    }
+}
+
+/// The hub with lines on stderr for each file that is downloaded: at its begin, at each tenth of a
+/// large one, and at its end.
 pub(super) fn hub() -> Hub {
-    Hub::from_env().with_progress(|transfer: &Transfer| {
-        if transfer.done_bytes == 0 || transfer.done_bytes == transfer.total_bytes {
-            let state = if transfer.done_bytes == 0 {
-                "downloading"
-            } else {
-                "downloaded"
-            };
-            let (file, bytes) = (&transfer.file, transfer.total_bytes);
-            tracing::info!("{state} {file} ({bytes} bytes)");
+    let shown = Mutex::new((String::new(), 0));
+    Hub::from_env().with_progress(move |transfer: &Transfer| {
+        let tenths = match transfer.total_bytes {
+            0 => 10,
+            total => transfer.done_bytes.saturating_mul(10) / total,
+        };
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = shown.0 != transfer.file;
+        let is_large = transfer.total_bytes >= LARGE_BYTES;
+        if is_new || (tenths > shown.1 && (is_large || tenths == 10)) {
+            let size = human_bytes(transfer.total_bytes);
+            notice(&format!("{} ({size}): {}%", transfer.file, tenths * 10));
+            *shown = (transfer.file.clone(), tenths);
         }
     })
 }

@@ -205,6 +205,9 @@ fn render(args: &Args, registry: &Registry, patterns: &str) -> anyhow::Result<St
         None => None,
     };
     let template = model.as_ref().and_then(|model| model.template.as_ref());
+    if let Some(model) = model.as_ref().filter(|_| template.is_none()) {
+        prompting::say_unused_template(&model.tokenizer);
+    }
     let options = args.prompt.options(template)?;
     let overrides = Overrides {
         num_fewshot: args.prompt.num_fewshot,

@@ -48,7 +48,7 @@ impl Audit {
     pub fn of(graded: &GradedTask<'_>, eos_text: Option<&str>) -> Self {
         let mut audit = Self::default();
         for doc in &graded.docs {
-            audit.prompt_tokens += doc.doc.prompt_token_ids.len() as u64;
+            audit.prompt_tokens += doc.prompt_tokens() as u64;
             *audit.bos_counts.entry(doc.doc.bos_count).or_default() += 1;
             audit.refused += usize::from(doc.doc.refusal.is_some());
             for (index, record) in doc.records.iter().enumerate() {

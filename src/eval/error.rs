@@ -120,9 +120,9 @@ pub enum EvalError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A judge's server does not answer.
-    #[error("judge at {url}: {problem}")]
-    Judge {
+    /// A server does not answer, or refuses.
+    #[error("the server at {url}: {problem}")]
+    Server {
         /// Where it was asked.
         url: String,
         /// What came back, after the last attempt.

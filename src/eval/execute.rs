@@ -158,8 +158,8 @@ impl Run {
         journal: &mut Journal,
         generator: &mut dyn Generator,
     ) -> Result<(), EvalError> {
-        for completion in generator.step()? {
-            let (request_id, sample_index) = (completion.request_id, completion.sample_index);
+        for answer in generator.step()? {
+            let (request_id, sample_index) = (answer.request_id, answer.sample_index);
             let asked = self.asked.get(&request_id);
             let Some((task, doc_id, _)) = asked.filter(|(_, _, n)| sample_index < *n) else {
                 return Err(EvalError::UnknownCompletion {
@@ -167,7 +167,7 @@ impl Run {
                     sample_index,
                 });
             };
-            let record = SampleRecord::new(task, *doc_id, completion);
+            let record = SampleRecord::new(task, *doc_id, answer);
             if !self.answers.contains_key(&record.id) {
                 journal.append(&record)?;
                 self.answers.insert(record.id.clone(), record);
@@ -192,7 +192,7 @@ impl Run {
 mod tests {
     use super::*;
     use crate::engine::{RequestError, SamplingParams};
-    use crate::eval::generator::ScriptedGenerator;
+    use crate::eval::generator::{Answer, ScriptedGenerator};
     use crate::eval::record::request_id;
 
     fn jobs() -> Vec<Job> {
@@ -272,7 +272,7 @@ mod tests {
             fn submit(&mut self, _request: Request) -> Result<(), EvalError> {
                 Ok(())
             }
-            fn step(&mut self) -> Result<Vec<crate::engine::Completion>, EvalError> {
+            fn step(&mut self) -> Result<Vec<Answer>, EvalError> {
                 let mut other = ScriptedGenerator::new(1, |_, _| String::new());
                 let mut request = jobs().swap_remove(0).request;
                 request.id = 1;
@@ -318,7 +318,7 @@ mod tests {
             fn submit(&mut self, _request: Request) -> Result<(), EvalError> {
                 Ok(())
             }
-            fn step(&mut self) -> Result<Vec<crate::engine::Completion>, EvalError> {
+            fn step(&mut self) -> Result<Vec<Answer>, EvalError> {
                 Ok(Vec::new())
             }
             fn is_idle(&self) -> bool {

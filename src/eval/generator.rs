@@ -9,6 +9,53 @@ use serde_json::{Map, Value};
 use crate::engine::{Completion, Engine, FinishReason, Request, RequestError, cut_at_stop_strings};
 
 use super::EvalError;
+use super::record::Finish;
+
+/// A finished answer, whoever wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// [`Request::id`].
+    pub request_id: u64,
+    /// 0 to `n - 1`.
+    pub sample_index: usize,
+    /// The text, cut before stop strings.
+    pub text: String,
+    /// How it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt; 0 where a server does not say.
+    pub prompt_tokens: usize,
+    /// Tokens generated, a final stop token included; 0 where a server does not say.
+    pub gen_tokens: usize,
+    /// Its budget of new tokens, after clamping to the context.
+    pub max_gen_toks: usize,
+    /// Sum of the tokens' log-probabilities, where it is known.
+    pub cumulative_logprob: Option<f64>,
+    /// From admission to the first token; nothing where only the whole is known.
+    pub prefill_time: Duration,
+    /// From the first token to the last.
+    pub decode_time: Duration,
+}
+
+impl From<Completion> for Answer {
+    fn from(completion: Completion) -> Self {
+        Self {
+            request_id: completion.request_id,
+            sample_index: completion.sample_index,
+            text: completion.text,
+            finish: match completion.finish_reason {
+                FinishReason::Eos => Finish::Eos,
+                FinishReason::StopString(stop) => Finish::Stop(stop),
+                FinishReason::Length => Finish::Length,
+            },
+            prompt_tokens: completion.prompt_tokens,
+            gen_tokens: completion.token_ids.len(),
+            max_gen_toks: completion.max_gen_toks_effective,
+            cumulative_logprob: Some(completion.cumulative_logprob).filter(|sum| sum.is_finite()),
+            prefill_time: completion.prefill_time,
+            decode_time: completion.decode_time,
+        }
+    }
+}
 
 /// Continues prompts. Requests go in at any time; finished sequences come out of [`Self::step`] in
 /// any order.
@@ -30,7 +77,7 @@ pub trait Generator {
     ///
     /// # Errors
     /// The run cannot go on.
-    fn step(&mut self) -> Result<Vec<Completion>, EvalError>;
+    fn step(&mut self) -> Result<Vec<Answer>, EvalError>;
 
     /// Whether nothing runs or waits.
     fn is_idle(&self) -> bool;
@@ -70,8 +117,8 @@ impl Generator for Engine {
             .map_err(|source| EvalError::Refused { request_id, source })
     }
 
-    fn step(&mut self) -> Result<Vec<Completion>, EvalError> {
-        Ok(self.step()?)
+    fn step(&mut self) -> Result<Vec<Answer>, EvalError> {
+        Ok(self.step()?.into_iter().map(Answer::from).collect())
     }
 
     fn is_idle(&self) -> bool {
@@ -136,32 +183,30 @@ impl<F: FnMut(&Request, usize) -> String> ScriptedGenerator<F> {
         }
     }
 
-    fn complete(&mut self, request: &Request, sample_index: usize) -> Completion {
+    fn complete(&mut self, request: &Request, sample_index: usize) -> Answer {
         let text = (self.answer)(request, sample_index);
         let cut = cut_at_stop_strings(&text, &request.params.stop);
         let stops = request.params.stop.iter();
         let stopped_by = { stops }.rfind(|stop| !stop.is_empty() && text.contains(*stop));
         let limit = request.params.max_gen_toks;
-        let (text, finish_reason) = match stopped_by {
-            Some(stop) => (cut, FinishReason::StopString(stop.clone())),
+        let (text, finish) = match stopped_by {
+            Some(stop) => (cut, Finish::Stop(stop.clone())),
             None if text.len() > limit => {
                 let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end));
-                (&text[..end.unwrap_or(0)], FinishReason::Length)
+                (&text[..end.unwrap_or(0)], Finish::Length)
             }
-            None => (text.as_str(), FinishReason::Eos),
+            None => (text.as_str(), Finish::Eos),
         };
         self.generated_tokens += text.len() as u64;
-        Completion {
+        Answer {
             request_id: request.id,
             sample_index,
             text: text.to_owned(),
-            token_ids: text.bytes().map(u32::from).collect(),
-            finish_reason,
+            finish,
             prompt_tokens: request.prompt_token_ids.len(),
-            cached_tokens: 0,
-            max_gen_toks_effective: limit,
-            cumulative_logprob: 0.0,
-            logprobs: None,
+            gen_tokens: text.len(),
+            max_gen_toks: limit,
+            cumulative_logprob: Some(0.0),
             prefill_time: Duration::ZERO,
             decode_time: Duration::ZERO,
         }
@@ -178,7 +223,7 @@ impl<F: FnMut(&Request, usize) -> String> Generator for ScriptedGenerator<F> {
         Ok(())
     }
 
-    fn step(&mut self) -> Result<Vec<Completion>, EvalError> {
+    fn step(&mut self) -> Result<Vec<Answer>, EvalError> {
         let mut finished = Vec::new();
         while finished.len() < self.width
             && let Some(request) = self.waiting.pop_back()

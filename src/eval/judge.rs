@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::EvalError;
+use super::client::Client;
 use crate::grade::boxed::{self, Variant};
 use crate::task::python;
 
@@ -25,10 +26,8 @@ const CHATML: [&str; 2] = [
 
 /// New tokens that a judge may spend, as in the seed.
 pub const MAX_JUDGE_TOKENS: usize = 20;
-/// How often a request to a server is tried.
-const ATTEMPTS: u32 = 4;
-/// Wait before the second attempt; it doubles with each.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// How often a request to a server is tried again.
+const RETRIES: u32 = 3;
 /// How long a server may take over one answer.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -239,24 +238,18 @@ fn indented(value: &Value) -> String {
 
 /// A judge behind an OpenAI-compatible chat endpoint.
 pub struct EndpointJudge {
-    agent: ureq::Agent,
+    client: Client,
     url: String,
     model: String,
-    key: Option<String>,
 }
 
 impl EndpointJudge {
     /// A judge at `base_url` (such as `http://localhost:8000/v1`), with an API key if it wants one.
     pub fn new(base_url: &str, model: &str, key: Option<String>) -> Self {
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .build();
         Self {
-            agent: config.into(),
+            client: Client::new(key, TIMEOUT, RETRIES),
             url: format!("{}/chat/completions", base_url.trim_end_matches('/')),
             model: model.to_owned(),
-            key,
         }
     }
 
@@ -267,71 +260,13 @@ impl EndpointJudge {
             "temperature": 0,
             "max_tokens": MAX_JUDGE_TOKENS,
         });
-        let mut wait = FIRST_WAIT;
-        for attempt in 1..=ATTEMPTS {
-            match self.ask(&body) {
-                Ok(reply) => return Ok(reply),
-                Err(failure) if attempt == ATTEMPTS || !failure.passing => {
-                    return Err(EvalError::Judge {
-                        url: self.url.clone(),
-                        problem: failure.problem,
-                    });
-                }
-                Err(_) => std::thread::sleep(wait),
-            }
-            wait *= 2;
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    fn ask(&self, body: &Value) -> Result<String, Failure> {
-        let mut request = self.agent.post(&self.url);
-        if let Some(key) = &self.key {
-            request = request.header("Authorization", format!("Bearer {key}"));
-        }
-        let mut response = request
-            .send_json(body)
-            .map_err(|error| Failure::passing(error.to_string()))?;
-        let status = response.status().as_u16();
-        let text = response
-            .body_mut()
-            .read_to_string()
-            .map_err(|error| Failure::passing(error.to_string()))?;
-        if status != 200 {
-            let start: String = text.chars().take(200).collect();
-            let problem = format!("status {status}: {start}");
-            return Err(Failure {
-                passing: status == 429 || status >= 500,
-                problem,
-            });
-        }
-        let reply: Value = serde_json::from_str(&text).map_err(|error| Failure {
-            passing: false,
-            problem: format!("not JSON: {error}"),
-        })?;
-        reply
-            .pointer("/choices/0/message/content")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-            .ok_or_else(|| Failure {
-                passing: false,
-                problem: "a reply without a message".to_owned(),
-            })
-    }
-}
-
-/// Why a request failed, and whether it may pass when tried again.
-struct Failure {
-    passing: bool,
-    problem: String,
-}
-
-impl Failure {
-    fn passing(problem: String) -> Self {
-        Self {
-            passing: true,
-            problem,
-        }
+        let reply = self.client.post(&self.url, &body)?;
+        let text = reply.pointer("/choices/0/message/content");
+        let text = text.and_then(Value::as_str).map(str::to_owned);
+        text.ok_or_else(|| EvalError::Server {
+            url: self.url.clone(),
+            problem: "a reply without a message".to_owned(),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Rows come in batches of bounded size, so that a log of many gigabytes is never in memory. JSON
 //! text is handed on unparsed: parsing it is the larger part of the work and runs in parallel.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +14,7 @@ use parquet::record::reader::RowIter;
 use serde_json::{Map, Value};
 
 use super::EvalError;
+use super::naming::task_of_samples_file;
 use crate::task::parquet_row;
 
 /// Bytes of one row. A sample of 64 answers of 16,000 tokens has about 4 MB.
@@ -105,6 +107,54 @@ impl LogReader {
         }
         Ok(batch)
     }
+}
+
+/// The samples files under a folder, by path: of each task the newest run, or every run. A folder
+/// that has none itself may hold one folder per model, as `--output_path` does.
+///
+/// # Errors
+/// The folder cannot be read, or there is no samples file in it.
+pub fn sample_logs(folder: &Path, all_runs: bool) -> Result<Vec<PathBuf>, EvalError> {
+    let mut logs = logs_in(folder, all_runs)?;
+    if logs.is_empty() {
+        for path in entries(folder)? {
+            if path.is_dir() {
+                logs.extend(logs_in(&path, all_runs)?);
+            }
+        }
+    }
+    if logs.is_empty() {
+        let problem = "no samples_*.jsonl here or one folder down; `micota eval --log_samples` \
+                       writes them"
+            .to_owned();
+        return Err(unreadable(folder, problem));
+    }
+    Ok(logs)
+}
+
+fn logs_in(folder: &Path, all_runs: bool) -> Result<Vec<PathBuf>, EvalError> {
+    let mut logs: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in entries(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(task) = task_of_samples_file(&name) else {
+            continue;
+        };
+        let key = if all_runs { &name } else { task };
+        // Dates sort as text, and the entries are sorted: the last one is the newest.
+        logs.insert(key.to_owned(), path.clone());
+    }
+    Ok(logs.into_values().collect())
+}
+
+/// The paths in a folder, sorted.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, EvalError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(folder)?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut paths = read().map_err(|error| unreadable(folder, error.to_string()))?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn unreadable(path: &Path, problem: String) -> EvalError {

@@ -22,6 +22,9 @@ pub mod results;
 pub mod run;
 pub mod samples;
 
+pub mod client;
+pub mod compare;
+pub mod endpoint;
 pub mod judge;
 pub mod log_reader;
 pub mod regrade;
@@ -30,4 +33,4 @@ mod error;
 mod generator;
 
 pub use error::EvalError;
-pub use generator::{Generator, Load, ScriptedGenerator};
+pub use generator::{Answer, Generator, Load, ScriptedGenerator};

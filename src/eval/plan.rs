@@ -58,7 +58,7 @@ pub struct PlannedDoc {
     pub symbolic_gold: String,
     /// The rendered prompt.
     pub prompt: String,
-    /// What the model gets.
+    /// What the model gets; empty where a server tokenises the prompt itself.
     pub prompt_token_ids: Vec<u32>,
     /// BOS tokens among them.
     pub bos_count: usize,
@@ -137,7 +137,10 @@ impl PlannedTask {
         let mut docs = TaskHasher::default();
         for doc in &self.docs {
             let place = format!("{} {}", doc.doc_id, doc.budget);
-            let prompt = token_ids_hash(&doc.prompt_token_ids);
+            let prompt = match doc.prompt_token_ids.as_slice() {
+                [] => text_hash(&doc.prompt),
+                token_ids => token_ids_hash(token_ids),
+            };
             docs.add(&doc_hash(&doc.doc), &prompt, &text_hash(&place));
         }
         let pairs = [
@@ -198,4 +201,17 @@ pub struct GradedDoc<'p> {
     pub grades: Vec<FilterGrade>,
     /// The symbolic verdict by `sample_index`; empty where the task has none.
     pub symbolic: Vec<SymbolicGrade>,
+}
+
+impl GradedDoc<'_> {
+    /// Tokens of the prompt, as we counted them or else as the server did.
+    pub fn prompt_tokens(&self) -> usize {
+        match self.doc.prompt_token_ids.len() {
+            0 => self
+                .records
+                .first()
+                .map_or(0, |record| record.prompt_tokens),
+            counted => counted,
+        }
+    }
 }

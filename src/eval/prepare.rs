@@ -56,6 +56,31 @@ impl PromptEncoder for Tokenizer {
     }
 }
 
+/// The encoder of a model whose tokens nobody here knows: prompts stay texts.
+#[derive(Clone, Debug, Default)]
+pub struct TextOnly {
+    /// The text that ends a turn, if it is known.
+    pub eos_text: Option<String>,
+}
+
+impl PromptEncoder for TextOnly {
+    fn encode(&self, _text: &str) -> Result<Vec<u32>, String> {
+        Ok(Vec::new())
+    }
+
+    fn bos_token_id(&self) -> Option<u32> {
+        None
+    }
+
+    fn eos_text(&self) -> Option<&str> {
+        self.eos_text.as_deref()
+    }
+
+    fn stop_token_ids(&self) -> &[u32] {
+        &[]
+    }
+}
+
 /// What the command line says about every task of a run.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions<'a> {

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::engine::{Completion, FinishReason};
+use super::generator::Answer;
 
 /// Which answer of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct SampleRecord {
     pub gen_tokens: usize,
     /// Its budget of new tokens, after clamping to the context.
     pub max_gen_toks: usize,
-    /// Sum of the tokens' log-probabilities; absent where it is not finite.
+    /// Sum of the tokens' log-probabilities; absent where it is not finite or nobody knows.
     pub cumulative_logprob: Option<f64>,
     /// From admission to the first token.
     pub prefill_seconds: f64,
@@ -81,26 +81,22 @@ impl Finish {
 }
 
 impl SampleRecord {
-    /// From what the engine returned for a document.
-    pub(super) fn new(task: &str, doc_id: usize, completion: Completion) -> Self {
+    /// From what the generator returned for a document.
+    pub(super) fn new(task: &str, doc_id: usize, answer: Answer) -> Self {
         Self {
             id: SampleId {
                 task: task.to_owned(),
                 doc_id,
-                sample_index: completion.sample_index,
+                sample_index: answer.sample_index,
             },
-            text: completion.text,
-            finish: match completion.finish_reason {
-                FinishReason::Eos => Finish::Eos,
-                FinishReason::StopString(stop) => Finish::Stop(stop),
-                FinishReason::Length => Finish::Length,
-            },
-            prompt_tokens: completion.prompt_tokens,
-            gen_tokens: completion.token_ids.len(),
-            max_gen_toks: completion.max_gen_toks_effective,
-            cumulative_logprob: Some(completion.cumulative_logprob).filter(|sum| sum.is_finite()),
-            prefill_seconds: completion.prefill_time.as_secs_f64(),
-            decode_seconds: completion.decode_time.as_secs_f64(),
+            text: answer.text,
+            finish: answer.finish,
+            prompt_tokens: answer.prompt_tokens,
+            gen_tokens: answer.gen_tokens,
+            max_gen_toks: answer.max_gen_toks,
+            cumulative_logprob: answer.cumulative_logprob,
+            prefill_seconds: answer.prefill_time.as_secs_f64(),
+            decode_seconds: answer.decode_time.as_secs_f64(),
         }
     }
 }

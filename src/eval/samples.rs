@@ -123,11 +123,10 @@ fn ours(
         "cumulative_logprob",
         each(&|record| record.cumulative_logprob.into()),
     );
-    put("prompt_tokens", doc.doc.prompt_token_ids.len().into());
-    put(
-        "prompt_token_ids_hash",
-        token_ids_hash(&doc.doc.prompt_token_ids).into(),
-    );
+    put("prompt_tokens", doc.prompt_tokens().into());
+    let token_ids = Some(&doc.doc.prompt_token_ids).filter(|ids| !ids.is_empty());
+    let hash = token_ids.map(|ids| token_ids_hash(ids));
+    put("prompt_token_ids_hash", hash.into());
     put("bos_count", doc.doc.bos_count.into());
     put("seed", graded.task.params.seed.into());
     let mut grades = Map::new();

@@ -3,7 +3,9 @@
 //! Means and standard errors are those of lm-evaluation-harness (`golden/components/aggregate`);
 //! the Wilson interval and the estimators for repeated samples are additions.
 
-use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal};
+
+use crate::random::CounterRng;
 
 /// Mean of the values. An empty slice has none.
 pub fn mean(values: &[f64]) -> Option<f64> {
@@ -107,6 +109,59 @@ pub fn wilson(successes: usize, trials: usize, confidence: f64) -> Interval {
             (centre + spread) / scale
         },
     }
+}
+
+/// Exact McNemar test of two verdicts on the same documents: the two-sided probability of a split
+/// at least this uneven among the documents on which they differ, if neither were better.
+///
+/// `only_first` and `only_second` count the documents that only one of the two got right; without
+/// any there is nothing to tell them apart, and the value is 1.
+///
+/// Source: McNemar, Psychometrika 12 (1947), in its exact binomial form.
+pub fn mcnemar(only_first: usize, only_second: usize) -> f64 {
+    let differing = (only_first + only_second) as u64;
+    let Ok(even) = Binomial::new(0.5, differing) else {
+        unreachable!("one half is a probability")
+    };
+    (2.0 * even.cdf(only_first.min(only_second) as u64)).min(1.0)
+}
+
+/// Bootstrap interval of the mean of paired differences: percentiles of the means of `resamples`
+/// draws of as many differences, with replacement. The draws are functions of `seed`.
+///
+/// `None` for an empty slice.
+///
+/// Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+///
+/// # Panics
+/// When `confidence` is not inside 0..1, or nothing is drawn.
+pub fn paired_bootstrap(
+    differences: &[f64],
+    confidence: f64,
+    resamples: usize,
+    seed: u64,
+) -> Option<Interval> {
+    assert!(
+        0.0 < confidence && confidence < 1.0 && resamples > 0,
+        "a confidence lies inside 0..1, and something is drawn"
+    );
+    if differences.is_empty() {
+        return None;
+    }
+    let n = differences.len();
+    let random = CounterRng::new(seed);
+    let mean_of_draw = |draw: usize| {
+        let draws = (0..n).map(|i| random.uniform((draw * n + i) as u128));
+        let drawn = draws.map(|uniform| differences[(uniform * n as f64) as usize]);
+        drawn.sum::<f64>() / n as f64
+    };
+    let mut means: Vec<f64> = (0..resamples).map(mean_of_draw).collect();
+    means.sort_by(f64::total_cmp);
+    let at = |share: f64| means[(share * (resamples - 1) as f64).round() as usize];
+    Some(Interval {
+        low: at(0.5 - confidence / 2.0),
+        high: at(0.5 + confidence / 2.0),
+    })
 }
 
 /// Unbiased estimate of pass@k for one problem: the chance that k samples drawn from `samples`
@@ -219,5 +274,28 @@ mod tests {
         assert_eq!(maj_at_k(&votes, 3), Some(true));
         assert_eq!(maj_at_k(&[vote(None, false)], 1), Some(false));
         assert_eq!(maj_at_k(&votes, 5), None);
+    }
+
+    #[test]
+    fn mcnemar_is_the_binomial_test_of_the_differing_documents() {
+        assert_eq!(mcnemar(0, 0), 1.0);
+        assert_eq!(mcnemar(3, 3), 1.0);
+        // Two-sided: 2 * (1 + 10) / 2^10.
+        assert!((mcnemar(1, 9) - 22.0 / 1024.0).abs() < 1e-12);
+        assert_eq!(mcnemar(9, 1), mcnemar(1, 9));
+        assert!(mcnemar(0, 20_000) < 1e-100);
+    }
+
+    #[test]
+    fn the_bootstrap_of_differences_covers_their_mean_and_repeats_itself() {
+        assert_eq!(paired_bootstrap(&[], 0.95, 100, 1), None);
+        let same = paired_bootstrap(&[0.5; 7], 0.95, 100, 1).unwrap();
+        assert_eq!((same.low, same.high), (0.5, 0.5));
+        let mixed: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0)).collect();
+        let found = paired_bootstrap(&mixed, 0.95, 2000, 7).unwrap();
+        // The mean is 0.25 with a standard error of 0.0217.
+        assert!((found.low - 0.2075).abs() < 0.01, "{found:?}");
+        assert!((found.high - 0.2925).abs() < 0.01, "{found:?}");
+        assert_eq!(paired_bootstrap(&mixed, 0.95, 2000, 7), Some(found));
     }
 }

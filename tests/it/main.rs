@@ -1,11 +1,15 @@
 //! One integration binary, a module per subject.
 //!
+//! - `command_line`: help, completions, manual pages, exit codes, the doctor.
 //! - `conversion`: GGUF files against llama.cpp's converter.
 //! - `cpu_runner`: the CPU executor against transformers, and against itself bit for bit.
 //! - `engine_families`: the CPU executor on every family and configuration.
 //! - `engine`: greedy text of the reference, and the same bits however work is batched.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
+//! - `eval_refusals`: what `micota eval` refuses, as a user sees it.
 //! - `eval_replay`: a whole run of the reference harness, replayed.
+//! - `eval_runs`: whole runs of the demo model: killed, batched otherwise, with every flag.
+//! - `eval_servers`: `micota eval` against servers on this machine.
 //! - `generate`: `micota generate` as a user runs it.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
@@ -23,6 +27,7 @@
 //! - `symbolic_grading`: mathematical equality against a careful marker.
 //! - `task_files`: task files by name, by include, and wrong ones.
 //! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
+//! - `task_rendering`: `micota tasks --render`, data of every kind, groups, few-shot draws.
 //! - `tidy`: the rules of style that a machine can check.
 //! - `tokenizers`: token ids against transformers.
 //! - `train`: training steps against golden runs of LLaMA-Factory.
@@ -34,12 +39,16 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(missing_docs, reason = "tests are read by name")]
 
+mod command_line;
 mod conversion;
 mod cpu_runner;
 mod engine;
 mod engine_families;
 mod eval_components;
+mod eval_refusals;
 mod eval_replay;
+mod eval_runs;
+mod eval_servers;
 mod generate;
 mod gguf_listings;
 mod gguf_metadata;
@@ -57,6 +66,7 @@ mod shared;
 mod symbolic_grading;
 mod task_files;
 mod task_prompts;
+mod task_rendering;
 mod tidy;
 mod tokenizers;
 mod train;

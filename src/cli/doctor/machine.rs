@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::human_bytes;
+use crate::cli::quantities::human_bytes;
 use crate::durable::free_bytes;
 use crate::engine::{EngineOptions, available_bytes};
 use crate::hub::HubSettings;

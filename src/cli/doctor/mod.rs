@@ -22,6 +22,14 @@ use needs::ModelNeeds;
 pub(super) struct Args {
     /// A model folder or GGUF file to look at
     model: Option<PathBuf>,
+    /// The same, as a flag
+    #[arg(
+        long = "model",
+        short = 'M',
+        value_name = "MODEL",
+        conflicts_with = "model"
+    )]
+    model_flag: Option<PathBuf>,
     /// Measure the peak of kernels and memory, which takes some seconds of all cores
     #[arg(long)]
     measure: bool,
@@ -46,7 +54,7 @@ struct Report {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let options = args.engine.options();
-    let model = match &args.model {
+    let model = match args.model.as_ref().or(args.model_flag.as_ref()) {
         Some(path) => {
             let checkpoint = Arc::new(Checkpoint::open(path)?);
             let model =
@@ -95,48 +103,9 @@ fn aligned(lines: &[(&str, String)]) -> String {
     lines.iter().map(line).collect()
 }
 
-/// Bytes with a unit of 1024 and three digits or so.
-fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 100.0 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
-}
-
-/// A count with commas between thousands.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_readable() {
-        assert_eq!(human_bytes(0), "0 bytes");
-        assert_eq!(human_bytes(1536), "1.5 KiB");
-        assert_eq!(human_bytes(942 << 20), "942 MiB");
-        assert_eq!(human_bytes(u64::MAX), "16777216 TiB");
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-    }
 
     #[test]
     fn labels_stand_in_a_column() {

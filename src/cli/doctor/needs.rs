@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{grouped, human_bytes};
+use crate::cli::quantities::{grouped, human_bytes};
 use crate::engine::backends::cpu::CpuDemand;
 use crate::engine::{ComputeType, EngineOptions, plan};
 use crate::kernels::cpu::KvShape;
@@ -156,15 +156,20 @@ impl Compute {
                 bytes,
                 tokens,
                 max_model_len,
-            } => format!(
-                "{needs}; the pool of {} holds {} tokens: {} sequences of {}, {} of {}",
-                human_bytes(*bytes),
-                grouped(*tokens),
-                grouped(tokens / TYPICAL_LEN),
-                grouped(TYPICAL_LEN),
-                grouped(tokens / max_model_len),
-                grouped(*max_model_len),
-            ),
+            } => {
+                let lengths = [TYPICAL_LEN, *max_model_len];
+                // A typical answer beyond the context is not on offer.
+                let lengths = lengths.into_iter().filter(|len| len <= max_model_len);
+                let rooms: Vec<String> = lengths
+                    .map(|len| format!("{} sequences of {}", grouped(tokens / len), grouped(len)))
+                    .collect();
+                format!(
+                    "{needs}; the pool of {} holds {} tokens: {}",
+                    human_bytes(*bytes),
+                    grouped(*tokens),
+                    rooms.join(", "),
+                )
+            }
             Pool::DoesNotFit { reason } => format!("{needs}; {reason}"),
         }
     }

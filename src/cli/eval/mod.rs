@@ -6,6 +6,8 @@ mod observer;
 mod prepare;
 mod report;
 mod run;
+mod server_args;
+mod subject;
 
 use std::path::PathBuf;
 
@@ -20,6 +22,7 @@ pub(super) use config_file::expand as expand_config;
 /// Evaluate a model: tasks in, graded samples and a results table out.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, args_override_self = true)]
+#[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Option<Action>,
@@ -56,11 +59,27 @@ enum Listing {
     Tags,
 }
 
+impl Listing {
+    /// lm_eval 0.4.9's way to ask: `--tasks list`, `list_groups`, `list_subtasks`, `list_tags`.
+    fn asked_as_tasks(tasks: &[String]) -> Option<Self> {
+        match tasks {
+            [only] => match only.as_str() {
+                "list" => Some(Self::Tasks),
+                "list_groups" => Some(Self::Groups),
+                "list_subtasks" => Some(Self::Subtasks),
+                "list_tags" => Some(Self::Tags),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// Which tasks, and where they and their data are.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Tasks")]
 struct SourceArgs {
-    /// Tasks: names in any case, wildcards, tags, groups, YAML files or folders
+    /// Tasks: names in any case, wildcards, tags, groups, YAML files or folders; `list` lists them
     #[arg(long, short = 't', num_args = 1.., value_name = "TASKS")]
     tasks: Vec<String>,
     /// Folders with more task files; they replace shipped tasks of the same name
@@ -85,10 +104,11 @@ struct RunArgs {
     /// YAML file with these flags as keys; the command line wins
     #[arg(long, short = 'C', value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Model directory, GGUF file or Hub name; or hf, vllm, ... with --model_args pretrained=
+    /// Model directory, GGUF file or Hub name; hf, vllm, ... with --model_args pretrained=; or
+    /// local-completions, local-chat-completions with --model_args base_url=,model=
     #[arg(long, short = 'M', default_value = "hf")]
     model: String,
-    /// k=v,k=v or JSON, as for lm_eval's hf and vllm models
+    /// k=v,k=v or JSON, as for lm_eval's hf, vllm and local-completions models
     #[arg(long = "model_args", alias = "model-args", short = 'a', num_args = 1.., value_name = "ARGS")]
     model_args: Vec<String>,
     #[command(flatten)]
@@ -187,11 +207,11 @@ struct CompatibilityArgs {
     /// Prompts are rendered in milliseconds and never cached
     #[arg(long = "cache_requests", alias = "cache-requests")]
     cache_requests: Option<String>,
-    /// Same as `validate` before the run
+    /// Validate every document, prompt and gold answer of the tasks before the model is loaded
     #[arg(long = "check_integrity", alias = "check-integrity")]
     check_integrity: bool,
-    /// Log level; RUST_LOG does the same
-    #[arg(long, short = 'v')]
+    /// Diagnostics: CRITICAL, ERROR (both: results and errors only), WARNING, INFO or DEBUG
+    #[arg(long, short = 'v', value_name = "LEVEL")]
     verbosity: Option<String>,
     /// There is no Python here to trust
     #[arg(long = "trust_remote_code", alias = "trust-remote-code")]
@@ -211,6 +231,17 @@ struct CompatibilityArgs {
     /// Not uploaded; written as a file beside the results
     #[arg(long = "hf_hub_log_args", alias = "hf-hub-log-args", num_args = 0.., value_name = "ARGS")]
     hf_hub_log_args: Option<Vec<String>>,
+}
+
+impl Args {
+    /// `--verbosity`, wherever it was given.
+    pub(super) fn verbosity(&self) -> Option<&str> {
+        let run = match &self.action {
+            Some(Action::Run(run)) => run,
+            Some(Action::Ls { .. } | Action::Validate { .. }) | None => &self.run,
+        };
+        run.compatibility.verbosity.as_deref()
+    }
 }
 
 /// Runs the command.

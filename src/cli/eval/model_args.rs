@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::engine::ComputeType;
 use crate::task::{parse_kwargs, python};
 
+use super::server_args::{self, ServerArgs};
 use crate::cli::exit::usage;
 
 /// Names of lm_eval's local engines; all of them mean our own.
@@ -18,14 +19,6 @@ const LOCAL_BACKENDS: [&str; 8] = [
     "sglang",
     "gguf",
     "ggml",
-];
-/// Names of lm_eval's clients of servers.
-const SERVER_BACKENDS: [&str; 5] = [
-    "local-completions",
-    "local-chat-completions",
-    "openai-completions",
-    "openai-chat-completions",
-    "anthropic-chat",
 ];
 /// Keys that are read.
 const KEYS: [&str; 25] = [
@@ -87,6 +80,8 @@ pub(super) struct ModelArgs {
     pub(super) think_end_token: Option<String>,
     /// More template variables.
     pub(super) chat_template_args: Map<String, Value>,
+    /// The server that runs the model, where one does.
+    pub(super) server: Option<ServerArgs>,
     /// What the user should know, a sentence each.
     pub(super) notes: Vec<String>,
 }
@@ -103,11 +98,10 @@ impl ModelArgs {
             text: model_args.join(","),
             ..Self::default()
         };
-        if SERVER_BACKENDS.contains(&model) {
-            return Err(usage(anyhow::anyhow!(
-                "--model {model}: servers are not asked by this program yet; give a model \
-                 directory, a GGUF file or a Hub name"
-            )));
+        if server_args::is_server(model) {
+            args.read_server(model, &parsed)?;
+            args.parsed = parsed;
+            return Ok(args);
         }
         if LOCAL_BACKENDS.contains(&model) {
             args.notes.push(format!(
@@ -125,9 +119,7 @@ impl ModelArgs {
     }
 
     fn read(&mut self, parsed: &Map<String, Value>) -> anyhow::Result<()> {
-        if let Some(key) = parsed.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(unknown(key));
-        }
+        known_keys(parsed, &KEYS)?;
         let text = |key: &str| parsed.get(key).filter(|v| !v.is_null()).map(python::text);
         let named = ["pretrained", "model", "path"].into_iter().find_map(text);
         self.pretrained = named.ok_or_else(|| {
@@ -140,15 +132,24 @@ impl ModelArgs {
         self.revision = text("revision").filter(|revision| revision != "main");
         self.max_model_len = max_model_len(parsed)?;
         self.max_num_seqs = count(parsed, "max_num_seqs")?;
-        self.max_gen_toks = count(parsed, "max_gen_toks")?;
-        self.seed = count(parsed, "seed")?.map(|seed| seed as u64);
         self.add_bos_token = flag(parsed, "add_bos_token")?;
-        self.enable_thinking = flag(parsed, "enable_thinking")?.unwrap_or(false);
-        self.think_end_token = text("think_end_token");
+        self.read_common(parsed)?;
         self.compute_type = match text("dtype") {
             None => None,
             Some(dtype) => self.dtype(&dtype)?,
         };
+        self.refuse(parsed, &text)?;
+        self.note(parsed, &text);
+        Ok(())
+    }
+
+    /// What both our engine and a server are told.
+    fn read_common(&mut self, parsed: &Map<String, Value>) -> anyhow::Result<()> {
+        self.max_gen_toks = count(parsed, "max_gen_toks")?;
+        self.seed = count(parsed, "seed")?.map(|seed| seed as u64);
+        self.enable_thinking = flag(parsed, "enable_thinking")?.unwrap_or(false);
+        let think_end = parsed.get("think_end_token").filter(|v| !v.is_null());
+        self.think_end_token = think_end.map(python::text);
         match parsed.get("chat_template_args") {
             None | Some(Value::Null) => {}
             Some(Value::Object(variables)) => self.chat_template_args = variables.clone(),
@@ -159,8 +160,15 @@ impl ModelArgs {
                 )));
             }
         }
-        self.refuse(parsed, &text)?;
-        self.note(parsed, &text);
+        Ok(())
+    }
+
+    fn read_server(&mut self, model: &str, parsed: &Map<String, Value>) -> anyhow::Result<()> {
+        known_keys(parsed, &server_args::KEYS)?;
+        self.read_common(parsed)?;
+        let server = ServerArgs::new(model, parsed, &mut self.notes)?;
+        self.pretrained = server.model.clone();
+        self.server = Some(server);
         Ok(())
     }
 
@@ -242,6 +250,10 @@ impl ModelArgs {
                 "code of a model repository is never run; there is no Python",
             ),
             ("device", "the engine runs on the CPU"),
+            (
+                "enforce_eager",
+                "there are no CUDA graphs here, every step is eager",
+            ),
         ];
         for (key, why) in without_effect {
             let on = text(key).filter(|value| value != "False" && value != "cpu");
@@ -249,6 +261,13 @@ impl ModelArgs {
                 self.notes.push(format!("{key}={value}: {why}"));
             }
         }
+    }
+}
+
+fn known_keys(parsed: &Map<String, Value>, known: &[&str]) -> anyhow::Result<()> {
+    match parsed.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(unknown(key, known)),
+        None => Ok(()),
     }
 }
 
@@ -265,7 +284,7 @@ fn max_model_len(parsed: &Map<String, Value>) -> anyhow::Result<Option<usize>> {
     }
 }
 
-fn count(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<usize>> {
+pub(super) fn count(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<usize>> {
     match parsed.get(key).filter(|value| !value.is_null()) {
         None => Ok(None),
         Some(value) => {
@@ -280,7 +299,7 @@ fn count(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<usize>
     }
 }
 
-fn flag(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<bool>> {
+pub(super) fn flag(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<bool>> {
     match parsed.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(value)) => Ok(Some(*value)),
@@ -291,15 +310,15 @@ fn flag(parsed: &Map<String, Value>, key: &str) -> anyhow::Result<Option<bool>> 
     }
 }
 
-fn unknown(key: &str) -> anyhow::Error {
-    let nearest = KEYS
+fn unknown(key: &str, known: &[&str]) -> anyhow::Error {
+    let nearest = known
         .iter()
         .min_by_key(|known| strsim::damerau_levenshtein(key, known))
         .filter(|known| strsim::damerau_levenshtein(key, known) <= 1 + key.len() / 3);
     let hint = nearest.map_or_else(String::new, |known| format!(", did you mean `{known}`?"));
     usage(anyhow::anyhow!(
         "--model_args: unknown key `{key}`{hint}; known: {}",
-        KEYS.join(", ")
+        known.join(", ")
     ))
 }
 
@@ -362,6 +381,5 @@ mod tests {
             let error = read("hf", text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        assert!(read("local-completions", "base_url=x").is_err());
     }
 }

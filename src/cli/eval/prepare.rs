@@ -1,13 +1,18 @@
 //! Tasks, data and settings, read and checked before a model is touched.
 
+use std::path::Path;
+
 use anyhow::Context;
 use serde_json::{Map, Value};
 
-use super::{CompatibilityArgs, GenerationArgs, SourceArgs};
+use super::{CompatibilityArgs, GenerationArgs, OutputArgs, SourceArgs};
 use crate::cli::exit::{Exit, usage};
 use crate::cli::notice::notice;
 use crate::cli::prompting;
-use crate::eval::prepare::DocChoice;
+use crate::durable::check_writable;
+use crate::engine::Request;
+use crate::eval::prepare::{DocChoice, PlanOptions, TextOnly, plan};
+use crate::eval::run::journal_in;
 use crate::task::{
     DataSources, GenerationConfig, GroupConfig, Overrides, Registry, TaskConfig, TaskData,
     parse_kwargs,
@@ -39,6 +44,9 @@ pub(super) fn prepare(source: &SourceArgs, overrides: &Overrides) -> anyhow::Res
             .with_context(|| format!("task {}", task.name))
             .map_err(usage)?;
         let data = sources.load(&task).map_err(usage)?;
+        for file in &data.files {
+            tracing::debug!("{}: data from {}", task.name, file.display());
+        }
         tasks.push((task, data));
     }
     anyhow::ensure!(
@@ -57,15 +65,67 @@ pub(super) fn validate(source: &SourceArgs) -> anyhow::Result<Exit> {
         metadata: metadata(source)?,
         ..Overrides::default()
     };
-    let prepared = prepare(source, &overrides)?;
+    check_integrity(&prepare(source, &overrides)?)?;
+    Ok(Exit::Done)
+}
+
+/// Plans every document of every task as a run does, but for a model: prompts, few-shot examples,
+/// targets, gold answers, filters and metrics.
+pub(super) fn check_integrity(prepared: &Prepared) -> anyhow::Result<()> {
+    let fits = |request: &Request| Ok(request.params.max_gen_toks);
     for (task, data) in &prepared.tasks {
+        let options = PlanOptions::default();
+        let planned = plan(task, data, &options, &TextOnly::default(), &fits);
+        let (planned, _) = planned.map_err(usage)?;
+        let empty = planned.docs.iter().filter(|doc| doc.gold.is_empty());
+        let empty: Vec<String> = empty.map(|doc| doc.doc_id.to_string()).collect();
+        if !empty.is_empty() {
+            return Err(usage(anyhow::anyhow!(
+                "task {}: no gold answer in document {}",
+                task.name,
+                empty.join(", ")
+            )));
+        }
         notice(&format!(
             "{}: {} documents, fine",
             task.name,
-            data.documents.len()
+            planned.docs.len()
         ));
     }
-    Ok(Exit::Done)
+    Ok(())
+}
+
+/// Finds out, before anything expensive, whether the files of the run can be written.
+pub(super) fn check_output(output: &OutputArgs, model_name: &str) -> anyhow::Result<()> {
+    let folder_of = |path: &Path| path.parent().map(Path::to_owned).unwrap_or_default();
+    let places = [
+        (
+            "--output_path",
+            output.output_path.as_deref(),
+            output
+                .output_path
+                .as_deref()
+                .map(|path| folder_of(&journal_in(path, model_name))),
+        ),
+        (
+            "--use_cache",
+            output.use_cache.as_deref(),
+            output.use_cache.as_deref().map(folder_of),
+        ),
+    ];
+    for (flag, path, folder) in places {
+        let (Some(path), Some(folder)) = (path, folder) else {
+            continue;
+        };
+        check_writable(&folder).map_err(|error| {
+            usage(anyhow::anyhow!(
+                "{flag} {}: cannot be written ({error}); choose another folder, or make this one \
+                 writable",
+                path.display()
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// `--metadata`.

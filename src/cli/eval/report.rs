@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::prepare::Prepared;
 use super::{CompatibilityArgs, Listing};
 use crate::cli::exit::{Exit, usage};
-use crate::cli::notice::notice;
+use crate::cli::notice::{asked_for, notice};
 use crate::durable::write_atomic;
 use crate::eval::output::Written;
 use crate::eval::plan::PlannedTask;
@@ -155,7 +155,7 @@ pub(super) fn uploads(args: &CompatibilityArgs, written: &Written) -> anyhow::Re
 pub(super) fn write_out(tasks: &[PlannedTask]) {
     for task in tasks {
         if let Some(doc) = task.docs.first() {
-            notice(&format!(
+            asked_for(&format!(
                 "--- {} document {}, {} tokens, {} BOS\n{}\n--- target\n{}\n---",
                 task.name,
                 doc.doc_id,
@@ -172,7 +172,7 @@ pub(super) fn write_out(tasks: &[PlannedTask]) {
 pub(super) fn show_config(prepared: &Prepared) {
     for (task, _) in &prepared.tasks {
         let config = python_json::object_to_indented(&task.effective);
-        notice(&format!("{}: {config}", task.name));
+        asked_for(&format!("{}: {config}", task.name));
     }
 }
 

@@ -1,6 +1,6 @@
 //! One evaluation, from flags to files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
@@ -8,12 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::model_args::ModelArgs;
 use super::observer::Display;
-use super::{RunArgs, prepare, report};
+use super::prepare::Prepared;
+use super::subject::Subject;
+use super::{Listing, RunArgs, prepare, report};
 use crate::cli::exit::{Exit, usage};
 use crate::cli::notice::notice;
 use crate::cli::prompting;
-use crate::durable::Journal;
-use crate::engine::{LoadedModel, ModelInfo, Tokenizer};
+use crate::durable::{Journal, JournalError};
+use crate::engine::Tokenizer;
 use crate::eval::audit::short_budget_warning;
 use crate::eval::hashes::text_hash;
 use crate::eval::naming::model_name_of_args;
@@ -21,14 +23,17 @@ use crate::eval::plan::PlannedTask;
 use crate::eval::prepare::{PlanOptions, plan};
 use crate::eval::results::{Group, GroupMetric, Manifest, RunInfo};
 use crate::eval::run::{AtEnd, Ended, JournalPlace, Run, journal_in};
-use crate::eval::{Generator, python_json};
-use crate::task::{ChatTemplate, GroupConfig, Overrides, parse_kwargs};
+use crate::eval::{EvalError, Generator, python_json};
+use crate::task::{GroupConfig, Overrides, parse_kwargs};
 
 /// Sampling seed where neither task nor command line has one: the reference's default.
 const DEFAULT_SAMPLING_SEED: u64 = 1234;
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    if let Some(what) = Listing::asked_as_tasks(&args.source.tasks) {
+        return report::list(what, &args.source.include_path);
+    }
     let log_samples = args.output.log_samples || args.output.predict_only;
     if log_samples && args.output.output_path.is_none() {
         return Err(usage(anyhow::anyhow!(
@@ -38,32 +43,29 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     prepare::say_without_effect(&args.compatibility);
     let model = ModelArgs::new(&args.model, &args.model_args)?;
     model.notes.iter().for_each(|note| notice(note));
+    let model_name = model_name_of_args(&model.text);
+    prepare::check_output(&args.output, model_name)?;
     let seeds = prepare::seeds(&args.generation.seed)?;
     let max_num_seqs = prepare::max_num_seqs(&args.generation)?.or(model.max_num_seqs);
     let choice = prepare::doc_choice(&args.generation)?;
     let overrides = overrides(args, &model)?;
     let prepared = prepare::prepare(&args.source, &overrides)?;
+    if args.compatibility.check_integrity {
+        prepare::check_integrity(&prepared)?;
+    }
     if args.output.show_config {
         report::show_config(&prepared);
     }
-    let path = resolve(&model)?;
-    let mut loaded = args.engine.load_with(&path, |options| {
-        options.max_model_len = model.max_model_len.or(options.max_model_len);
-        options.max_num_seqs = options.max_num_seqs.or(max_num_seqs);
-        options.compute_type = model.compute_type.unwrap_or(options.compute_type);
-    })?;
-    let template = args.prompt.chat_template(&loaded.tokenizer)?;
-    if template.is_none() && loaded.tokenizer.chat_template().is_some() {
-        notice(
-            "the model has a chat template and prompts go without it; a chat model needs \
-             --apply_chat_template",
-        );
+    let subject = Subject::open(&model, &args.engine, max_num_seqs)?;
+    let template = subject.chat_template(&args.prompt)?;
+    if let Some(tokenizer) = subject.tokenizer().filter(|_| template.is_none()) {
+        prompting::say_unused_template(tokenizer);
     }
     let mut prompt = args.prompt.options(template.as_ref())?;
     prompt.fewshot_seed = seeds[3].unwrap_or(prompt.fewshot_seed);
     prompt.chat_options.enable_thinking = model.enable_thinking;
     prompt.chat_options.arguments = model.chat_template_args.clone();
-    let is_gemma = model.pretrained.to_lowercase().contains("gemma");
+    let is_gemma = model.server.is_none() && model.pretrained.to_lowercase().contains("gemma");
     let options = PlanOptions {
         prompt,
         choice,
@@ -72,39 +74,21 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         default_max_gen_toks: model.max_gen_toks,
         think_end: model.think_end_token.clone(),
     };
-    let mut tasks = Vec::with_capacity(prepared.tasks.len());
-    for (task, data) in &prepared.tasks {
-        let check = |request: &_| loaded.engine.check(request);
-        let (task, notes) = plan(task, data, &options, &*loaded.tokenizer, &check)?;
-        notes.iter().for_each(|note| notice(note));
-        let budget = task.params.max_gen_toks;
-        if let Some(warning) =
-            short_budget_warning(&task.name, budget, task.max_gen_toks_is_default)
-        {
-            notice(&warning);
-        }
-        say_missing_bos(&task, &loaded.tokenizer);
-        tasks.push(task);
-    }
+    let tasks = plan_all(&prepared, &options, &subject)?;
     if args.output.write_out {
         report::write_out(&tasks);
     }
-    let info = run_info(
-        args,
-        &model,
-        &options,
-        &overrides,
-        seeds,
-        &loaded,
-        template.as_ref(),
-    );
-    let settings = settings(&tasks, &loaded.info, options.seed);
+    let info = run_info(args, &model, &options, &overrides, seeds, &subject);
+    let settings = settings(&tasks, &subject, options.seed);
     let journal = journal_place(args, &info, &settings);
+    tracing::debug!("journal: {}", journal.path.display());
     if args.output.no_resume {
         Journal::discard(&journal.path)?;
     }
-    let manifest = manifest(&path, &settings, &tasks, &loaded.info);
-    let eos_text = loaded.tokenizer.eos_token().map(str::to_owned);
+    let manifest = manifest(&settings, &tasks, &subject);
+    let run_facts = subject.run_facts();
+    let eos_text = subject.eos_text();
+    let mut generator = subject.generator(&tasks);
     let run = Run {
         groups: groups(&prepared.groups, &tasks),
         tasks,
@@ -116,13 +100,38 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         predict_only: args.output.predict_only,
         journal,
     };
-    execute(run, &mut loaded, manifest, args, &info)
+    execute(run, &mut *generator, (manifest, run_facts), args, &info)
+}
+
+/// Plans every task, and says what the user should know about each.
+fn plan_all(
+    prepared: &Prepared,
+    options: &PlanOptions<'_>,
+    subject: &Subject,
+) -> anyhow::Result<Vec<PlannedTask>> {
+    let mut tasks = Vec::with_capacity(prepared.tasks.len());
+    for (task, data) in &prepared.tasks {
+        let check = |request: &_| subject.check(request);
+        let (task, notes) = plan(task, data, options, subject.encoder(), &check).map_err(usage)?;
+        notes.iter().for_each(|note| notice(note));
+        let budget = task.params.max_gen_toks;
+        if let Some(warning) =
+            short_budget_warning(&task.name, budget, task.max_gen_toks_is_default)
+        {
+            notice(&warning);
+        }
+        if let Some(tokenizer) = subject.tokenizer() {
+            say_missing_bos(&task, tokenizer);
+        }
+        tasks.push(task);
+    }
+    Ok(tasks)
 }
 
 fn execute(
     run: Run,
-    loaded: &mut LoadedModel,
-    manifest: Manifest,
+    generator: &mut dyn Generator,
+    (manifest, run_facts): (Manifest, Map<String, Value>),
     args: &RunArgs,
     info: &RunInfo,
 ) -> anyhow::Result<Exit> {
@@ -131,21 +140,23 @@ fn execute(
         .iter()
         .map(|task| (task.name.clone(), task.params.max_gen_toks))
         .collect();
-    let open = run.open()?;
+    let open = match run.open() {
+        Err(EvalError::Journal(error @ JournalError::Settings { .. })) => return Err(usage(error)),
+        opened => opened?,
+    };
     let resumed = open.num_resumed();
     if resumed > 0 {
         notice(&format!(
             "{resumed} answers are there from an earlier run; going on"
         ));
     }
-    let machine = run_facts(&loaded.info);
     let mut display = Display::new();
     let begin = Instant::now();
-    let ended = open.finish(&mut loaded.engine, &mut display, &date, &|generator| {
+    let ended = open.finish(generator, &mut display, &date, &|generator| {
         let mut manifest = manifest.clone();
         manifest.insert(
             "run".to_owned(),
-            timings(&machine, generator, resumed, begin),
+            timings(&run_facts, generator, resumed, begin),
         );
         manifest
     });
@@ -188,31 +199,12 @@ fn overrides(args: &RunArgs, model: &ModelArgs) -> anyhow::Result<Overrides> {
     })
 }
 
-/// The model's place on this machine: a path, or what the hub brings.
-fn resolve(model: &ModelArgs) -> anyhow::Result<PathBuf> {
-    let name = model.pretrained.as_str();
-    let path = Path::new(name);
-    if path.exists() {
-        return Ok(path.to_owned());
-    }
-    let looks_like_id = name.split('/').count() == 2
-        && !name.starts_with(['.', '/', '~'])
-        && !name.ends_with('/')
-        && path.extension().is_none_or(|extension| extension != "gguf");
-    if !looks_like_id {
-        return Err(usage(anyhow::anyhow!(
-            "--model {name}: no such file or folder, and no Hub name (OWNER/NAME) either"
-        )));
-    }
-    prompting::hub()
-        .model(name, model.revision.as_deref())
-        .with_context(|| {
-            format!("--model {name}: not a path here, so it was looked for on the hub")
-        })
-}
-
 fn say_missing_bos(task: &PlannedTask, tokenizer: &Tokenizer) {
-    let without = task.docs.iter().filter(|doc| doc.bos_count == 0).count();
+    let tokenised = task
+        .docs
+        .iter()
+        .filter(|doc| !doc.prompt_token_ids.is_empty());
+    let without = tokenised.filter(|doc| doc.bos_count == 0).count();
     if tokenizer.adds_bos() && without > 0 {
         notice(&format!(
             "{}: {without} prompts carry no BOS token, as in the reference, though the tokenizer \
@@ -228,8 +220,7 @@ fn run_info(
     options: &PlanOptions<'_>,
     overrides: &Overrides,
     seeds: [Option<u64>; 4],
-    loaded: &LoadedModel,
-    template: Option<&ChatTemplate>,
+    subject: &Subject,
 ) -> RunInfo {
     let batch_size = &args.generation.batch_size;
     let gen_kwargs_text = args.generation.gen_kwargs.join(",");
@@ -251,66 +242,39 @@ fn run_info(
         seeds,
         system_instruction: options.prompt.system_instruction.map(str::to_owned),
         fewshot_as_multiturn: options.prompt.fewshot_as_multiturn,
-        chat_template: template.map(|template| template.source().to_owned()),
-        tokenizer: tokenizer_facts(loaded),
+        chat_template: options
+            .prompt
+            .chat_template
+            .map(|template| template.source().to_owned()),
+        tokenizer: subject.tokenizer_facts(),
     }
 }
 
-/// As lm_eval records them: `[text, id]`, both as text.
-fn tokenizer_facts(loaded: &LoadedModel) -> Map<String, Value> {
-    let tokenizer = &loaded.tokenizer;
-    let pair = |text: Option<&str>, id: Option<u32>| {
-        let id = id.map_or_else(|| "None".to_owned(), |id| id.to_string());
-        json!([text, id])
-    };
-    let facts = json!({
-        "tokenizer_pad_token": pair(tokenizer.pad_token(), tokenizer.pad_token_id()),
-        "tokenizer_eos_token": pair(tokenizer.eos_token(), tokenizer.eos_token_id()),
-        "tokenizer_bos_token": pair(tokenizer.bos_token(), tokenizer.bos_token_id()),
-        "eot_token_id": tokenizer.eos_token_id(),
-        "max_length": loaded.info.config.max_model_len,
-    });
-    match facts {
-        Value::Object(facts) => facts,
-        _ => unreachable!("written as an object"),
-    }
-}
-
-/// Everything that an answer depends on. Threads, batch and memory are not in it: they never
-/// change an answer.
-fn settings(tasks: &[PlannedTask], info: &ModelInfo, seed: u64) -> Map<String, Value> {
+/// Everything that an answer depends on.
+fn settings(tasks: &[PlannedTask], subject: &Subject, seed: u64) -> Map<String, Value> {
     let tasks = tasks
         .iter()
         .map(|task| (task.name.clone(), Value::Object(task.fingerprint())));
     let tasks: Map<String, Value> = tasks.collect();
-    let pairs = [
-        ("micota_version", json!(env!("CARGO_PKG_VERSION"))),
-        ("model_fingerprint", json!(info.fingerprint)),
-        ("compute_type", json!(info.compute_type.name())),
-        ("kernels", json!(info.kernels)),
-        ("seed", json!(seed)),
-        ("tasks", Value::Object(tasks)),
-    ];
-    pairs
-        .map(|(key, value)| (key.to_owned(), value))
-        .into_iter()
-        .collect()
+    let mut settings = Map::new();
+    settings.insert(
+        "micota_version".to_owned(),
+        env!("CARGO_PKG_VERSION").into(),
+    );
+    settings.extend(subject.settings());
+    settings.insert("seed".to_owned(), seed.into());
+    settings.insert("tasks".to_owned(), Value::Object(tasks));
+    settings
 }
 
-fn manifest(
-    path: &Path,
-    settings: &Map<String, Value>,
-    tasks: &[PlannedTask],
-    info: &ModelInfo,
-) -> Manifest {
+fn manifest(settings: &Map<String, Value>, tasks: &[PlannedTask], subject: &Subject) -> Manifest {
     let versions = tasks
         .iter()
         .map(|task| (task.name.clone(), task.version.clone()));
+    let mut manifest = Manifest::new();
+    manifest.insert("reproduces".to_owned(), json!("lm_eval 0.4.9"));
+    manifest.extend(subject.identity());
     let pairs = [
-        ("reproduces", json!("lm_eval 0.4.9")),
-        ("model_path", json!(path.display().to_string())),
-        ("model_family", json!(info.family)),
-        ("model_parameters", json!(info.num_parameters)),
         ("task_versions", Value::Object(versions.collect())),
         (
             "settings_sha",
@@ -318,32 +282,8 @@ fn manifest(
         ),
         ("settings", Value::Object(settings.clone())),
     ];
-    pairs
-        .map(|(key, value)| (key.to_owned(), value))
-        .into_iter()
-        .collect()
-}
-
-/// How this process runs; none of it changes an answer.
-fn run_facts(info: &ModelInfo) -> Map<String, Value> {
-    let pairs = [
-        ("threads", json!(info.threads)),
-        ("max_num_seqs", json!(info.config.max_num_seqs)),
-        (
-            "max_num_batched_tokens",
-            json!(info.config.max_num_batched_tokens),
-        ),
-        ("max_model_len", json!(info.config.max_model_len)),
-        ("block_size", json!(info.block_size)),
-        ("kv_blocks", json!(info.num_blocks)),
-        ("kv_bytes", json!(info.kv_bytes)),
-        ("weight_bytes", json!(info.weight_bytes)),
-        ("load_seconds", json!(info.load_time.as_secs_f64())),
-    ];
-    pairs
-        .map(|(key, value)| (key.to_owned(), value))
-        .into_iter()
-        .collect()
+    manifest.extend(pairs.map(|(key, value)| (key.to_owned(), value)));
+    manifest
 }
 
 fn timings(
