@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::engine::{ComputeType, EngineOptions, LoadedModel, ModelInfo, Speculation, load};
+use crate::engine::{
+    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Speculation, load,
+};
 use crate::kernels::cpu::Isa;
 
 use super::notice::notice;
@@ -17,6 +19,13 @@ const DRAFT_TOKENS: usize = 6;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Engine", rename_all = "snake_case")]
 pub(super) struct EngineArgs {
+    /// Where the model runs: auto, cpu, ggml-cpu, cuda, vulkan or metal, with a number as in
+    /// cuda:1 [default: auto, a graphics processor if this build can use one, else the CPU]
+    #[arg(long)]
+    device: Option<Device>,
+    /// Whose forward pass: micota, or llama.cpp for GGUF files of other architectures
+    #[arg(long, default_value = "micota")]
+    engine: Executor,
     /// What weights are held and multiplied in: f32 or bf16; sums are always 32 bits wide
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
@@ -76,10 +85,17 @@ impl EngineArgs {
         Ok(loaded)
     }
 
+    /// The device that was asked for.
+    pub(super) fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
     /// The flags as the engine takes them.
     pub(super) fn options(&self) -> EngineOptions {
         let speculates = self.speculate_below > 0;
         EngineOptions {
+            device: self.device.clone().unwrap_or_default(),
+            executor: self.engine,
             compute_type: self.dtype,
             kernels: self.kernels,
             threads: self.threads,
@@ -98,15 +114,16 @@ impl EngineArgs {
 }
 
 /// What was loaded and chosen, in words.
-fn describe(info: &ModelInfo) -> [String; 2] {
+fn describe(info: &ModelInfo) -> Vec<String> {
     let config = &info.config;
-    [
+    let mut lines = vec![
         format!(
-            "{} model of {} parameters in {}, {}; kernels {}, {} threads; loaded in {:.1} s",
+            "{} model of {} parameters in {}, {}; on {}, kernels {}, {} threads; loaded in {:.1} s",
             info.family,
             human_count(info.num_parameters),
             info.compute_type,
             human_bytes(info.weight_bytes),
+            info.device,
             info.kernels,
             info.threads,
             info.load_time.as_secs_f64(),
@@ -121,11 +138,19 @@ fn describe(info: &ModelInfo) -> [String; 2] {
             config.max_num_seqs,
             config.max_num_batched_tokens,
         ),
-    ]
+    ];
+    if !info.is_batch_invariant {
+        lines.push(
+            "kernels on this device choose by size: the last bits of a score can change with what \
+             runs beside it, and now and then a greedy answer with them"
+                .to_owned(),
+        );
+    }
+    lines
 }
 
 /// Reads `4GiB`, `512MB`, `2g` or a plain number of bytes. GB and GiB differ as the standard says.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());

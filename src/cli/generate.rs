@@ -164,6 +164,8 @@ fn identity(loaded: &LoadedModel) -> Map<String, Value> {
         ("micota_version", json!(env!("CARGO_PKG_VERSION"))),
         ("model_fingerprint", json!(info.fingerprint)),
         ("compute_type", json!(info.compute_type.to_string())),
+        ("device", json!(info.device)),
+        ("engine", json!(info.executor.name())),
         ("kernels", json!(info.kernels)),
     ];
     let pairs = pairs.into_iter();

@@ -1,6 +1,8 @@
 //! From a checkpoint on the disk to an engine that runs it: opens, sizes, packs, reports.
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,17 +10,33 @@ use crate::formats::{Checkpoint, FormatError, Tokenizer};
 use crate::kernels::cpu::{Isa, KvShape};
 use crate::model::{Model, ModelError};
 
-use super::backends::cpu::{ComputeType, CpuDemand, CpuOptions, CpuRunner};
-use super::memory::available_bytes;
+use super::backends::cpu::ComputeType;
+use super::device::{Device, DeviceError};
+use super::place::Place;
 use super::sizing::{self, Choices, Demand, SizingError};
-use super::{Detokenizer, Engine, EngineConfig, EngineError, RunnerError, Speculation};
+use super::{
+    Detokenizer, Engine, EngineConfig, EngineError, ModelRunner, RunnerError, Speculation,
+};
 
 /// Positions per KV block when nobody says: whole panels of the CPU's attention kernel.
 const DEFAULT_BLOCK_SIZE: usize = 32;
 
+/// llama.cpp takes the memory of every sequence's whole context at once, so what it gets when nobody
+/// says is less than what the model could have.
+#[cfg(feature = "ggml")]
+const LLAMA_CPP_SEQUENCES: usize = 16;
+#[cfg(feature = "ggml")]
+const LLAMA_CPP_MODEL_LEN: usize = 4096;
+#[cfg(feature = "ggml")]
+const LLAMA_CPP_BATCHED_TOKENS: usize = 512;
+
 /// What the user may choose; `None` leaves it to the model and the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
+    /// Where the model runs.
+    pub device: Device,
+    /// Whose forward pass runs.
+    pub executor: Executor,
     /// What weights are held and multiplied in.
     pub compute_type: ComputeType,
     /// The kernel path; `None` takes the fastest that the CPU has.
@@ -41,10 +59,50 @@ pub struct EngineOptions {
     pub speculation: Option<Speculation>,
 }
 
+/// Whose forward pass runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Executor {
+    /// This package's: every family that it knows.
+    #[default]
+    Micota,
+    /// llama.cpp's: every GGUF file that it can read, with a fixed KV memory per sequence.
+    LlamaCpp,
+}
+
+impl Executor {
+    /// Its name, as [`FromStr`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Micota => "micota",
+            Self::LlamaCpp => "llama.cpp",
+        }
+    }
+}
+
+impl fmt::Display for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Executor {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "micota" => Ok(Self::Micota),
+            "llama.cpp" | "llama-cpp" | "llama_cpp" => Ok(Self::LlamaCpp),
+            _ => Err(format!("unknown engine `{name}`; known: micota, llama.cpp")),
+        }
+    }
+}
+
 impl Default for EngineOptions {
     /// Fastest numbers that the reference's own precision allows, everything else chosen.
     fn default() -> Self {
         Self {
+            device: Device::Auto,
+            executor: Executor::Micota,
             compute_type: ComputeType::Bf16,
             kernels: None,
             threads: None,
@@ -63,7 +121,7 @@ impl Default for EngineOptions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInfo {
     /// The family, as GGUF spells it.
-    pub family: &'static str,
+    pub family: String,
     /// Names the checkpoint's contents ([`Checkpoint::fingerprint`]).
     pub fingerprint: String,
     /// Parameters of the model.
@@ -72,6 +130,12 @@ pub struct ModelInfo {
     pub model_max_len: usize,
     /// What weights are held and multiplied in.
     pub compute_type: ComputeType,
+    /// Where it runs, with the maker's name.
+    pub device: String,
+    /// Whose forward pass runs.
+    pub executor: Executor,
+    /// Whether answers have the same bits whatever else is in the batch.
+    pub is_batch_invariant: bool,
     /// The kernel path.
     pub kernels: &'static str,
     /// Threads of the model.
@@ -112,6 +176,12 @@ pub enum LoadError {
     /// The memory.
     #[error(transparent)]
     Sizing(#[from] SizingError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// llama.cpp's forward pass where it cannot be had.
+    #[error("--engine llama.cpp: {0}")]
+    NoLlamaCpp(&'static str),
     /// The executor.
     #[error(transparent)]
     Runner(#[from] RunnerError),
@@ -154,51 +224,151 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    let place = Place::find(&options.device)?;
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
-    let model = Arc::new(Model::from_checkpoint(checkpoint.clone())?);
-    let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, demand) = sizes(&model, block_size, options)?;
-    let isa = options.kernels.unwrap_or_else(Isa::detect);
-    let runner = CpuRunner::load(
-        &model,
-        &CpuOptions {
-            compute_type: options.compute_type,
-            threads,
-            isa,
-            block_size,
-            num_blocks: sizes.num_blocks,
-            max_model_len: sizes.max_model_len,
-        },
-    )?;
-    let weight_bytes = runner.weight_bytes();
-    let config = EngineConfig {
-        max_model_len: sizes.max_model_len,
-        max_num_seqs: sizes.max_num_seqs,
-        max_num_batched_tokens: sizes.max_num_batched_tokens,
-        prefix_caching: options.prefix_caching,
-        speculation: options.speculation,
+    let fingerprint = checkpoint.fingerprint().to_owned();
+    let parts = match options.executor {
+        Executor::Micota => own_executor(checkpoint, &place, options, threads)?,
+        Executor::LlamaCpp => llama_cpp(path, &checkpoint, &place, options, threads)?,
     };
-    let engine = Engine::new(Box::new(runner), tokenizer.clone(), config)?;
+    let config = EngineConfig {
+        max_model_len: parts.sizes.max_model_len,
+        max_num_seqs: parts.sizes.max_num_seqs,
+        max_num_batched_tokens: parts.sizes.max_num_batched_tokens,
+        prefix_caching: parts.prefix_caching,
+        speculation: parts.speculation,
+    };
     let info = ModelInfo {
-        family: model.spec.family,
-        fingerprint: checkpoint.fingerprint().to_owned(),
-        num_parameters: model.num_parameters(),
-        model_max_len: model.spec.max_position_embeddings,
+        family: parts.family,
+        fingerprint,
+        num_parameters: parts.num_parameters,
+        model_max_len: parts.model_max_len,
         compute_type: options.compute_type,
-        kernels: isa.name(),
+        device: place.describe(),
+        executor: options.executor,
+        is_batch_invariant: parts.runner.is_batch_invariant(),
+        kernels: parts.kernels,
         threads,
-        weight_bytes,
-        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
-        num_blocks: sizes.num_blocks,
-        block_size,
+        weight_bytes: parts.weight_bytes,
+        kv_bytes: parts.kv_bytes,
+        num_blocks: parts.runner.num_blocks(),
+        block_size: parts.runner.block_size(),
         config,
         load_time: begin.elapsed(),
     };
     Ok(LoadedModel {
-        engine,
+        engine: Engine::new(parts.runner, tokenizer.clone(), config)?,
         tokenizer,
         info,
+    })
+}
+
+/// An executor and what is to be told about it.
+struct Parts {
+    runner: Box<dyn ModelRunner>,
+    sizes: sizing::Sizes,
+    family: String,
+    num_parameters: u64,
+    model_max_len: usize,
+    kernels: &'static str,
+    weight_bytes: u64,
+    kv_bytes: u64,
+    prefix_caching: bool,
+    speculation: Option<Speculation>,
+}
+
+/// This package's forward pass, on our kernels or as a graph of ggml's.
+fn own_executor(
+    checkpoint: Arc<Checkpoint>,
+    place: &Place,
+    options: &EngineOptions,
+    threads: usize,
+) -> Result<Parts, LoadError> {
+    let model = Arc::new(Model::from_checkpoint(checkpoint)?);
+    let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let (sizes, demand) = sizes(&model, place, block_size, options)?;
+    let runner = place.runner(&model, options, &sizes, block_size, threads)?;
+    Ok(Parts {
+        family: model.spec.family.to_owned(),
+        num_parameters: model.num_parameters(),
+        model_max_len: model.spec.max_position_embeddings,
+        kernels: place.kernels(options),
+        weight_bytes: runner.weight_bytes,
+        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
+        runner: runner.runner,
+        sizes,
+        prefix_caching: options.prefix_caching,
+        speculation: options.speculation,
+    })
+}
+
+/// llama.cpp's forward pass of a GGUF file.
+#[cfg(not(feature = "ggml"))]
+fn llama_cpp(
+    _: &Path,
+    _: &Checkpoint,
+    _: &Place,
+    _: &EngineOptions,
+    _: usize,
+) -> Result<Parts, LoadError> {
+    Err(LoadError::NoLlamaCpp(
+        "this build is without it; build with `cargo build --release --features ggml`",
+    ))
+}
+
+/// llama.cpp's forward pass of a GGUF file.
+#[cfg(feature = "ggml")]
+fn llama_cpp(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    place: &Place,
+    options: &EngineOptions,
+    threads: usize,
+) -> Result<Parts, LoadError> {
+    use super::backends::ggml::{LlamaCppOptions, LlamaCppRunner, MAX_SEQUENCES};
+    use crate::formats::Source;
+    let Source::Gguf(metadata) = checkpoint.source() else {
+        return Err(LoadError::NoLlamaCpp(
+            "it reads GGUF files only; convert the model with `micota convert`",
+        ));
+    };
+    let family = metadata.architecture()?.to_owned();
+    let max_num_seqs = options.max_num_seqs.unwrap_or(LLAMA_CPP_SEQUENCES);
+    let max_model_len = options.max_model_len.unwrap_or(LLAMA_CPP_MODEL_LEN);
+    let max_num_batched_tokens = options
+        .max_num_batched_tokens
+        .unwrap_or(LLAMA_CPP_BATCHED_TOKENS)
+        .max(max_num_seqs);
+    let runner = LlamaCppRunner::load(
+        path,
+        &LlamaCppOptions {
+            device: place.ggml_device()?,
+            threads,
+            max_model_len,
+            max_num_seqs: max_num_seqs.min(MAX_SEQUENCES),
+            max_num_batched_tokens,
+            max_outputs: max_num_seqs,
+        },
+    )?;
+    let model_max_len = runner.model_max_len();
+    Ok(Parts {
+        family,
+        num_parameters: runner.num_parameters(),
+        model_max_len,
+        kernels: "llama.cpp",
+        weight_bytes: runner.weight_bytes(),
+        kv_bytes: runner.kv_bytes(),
+        sizes: sizing::Sizes {
+            num_blocks: runner.num_blocks(),
+            max_model_len: max_model_len.min(model_max_len),
+            max_num_seqs,
+            max_num_batched_tokens,
+        },
+        runner: Box::new(runner),
+        // A stream holds one sequence from its beginning: nothing can be shared or guessed.
+        prefix_caching: false,
+        speculation: None,
     })
 }
 
@@ -220,8 +390,9 @@ pub struct MemoryPlan {
 /// # Errors
 /// An option is out of range, or memory does not suffice.
 pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadError> {
+    let place = Place::find(&options.device)?;
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, demand) = sizes(model, block_size, options)?;
+    let (sizes, demand) = sizes(model, &place, block_size, options)?;
     Ok(MemoryPlan {
         weight_bytes: demand.weight_bytes,
         kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
@@ -233,6 +404,7 @@ pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadEr
 /// The sizes for this model, type and block size, and what they were chosen for.
 fn sizes(
     model: &Model,
+    place: &Place,
     block_size: usize,
     options: &EngineOptions,
 ) -> Result<(sizing::Sizes, Demand), LoadError> {
@@ -243,20 +415,16 @@ fn sizes(
             expected: "a multiple of 16",
         });
     }
-    let demand = CpuDemand::of(&model.spec, options.compute_type, block_size);
-    let demand = Demand {
-        model_max_len: model.spec.max_position_embeddings,
-        block_size,
-        block_bytes: demand.block_bytes,
-        weight_bytes: demand.weight_bytes,
-        row_bytes: demand.row_bytes,
-    };
+    let demand = place.demand(model, options, block_size);
+    let usual = place.usual_batch();
     let choices = Choices {
         kv_bytes: options.kv_bytes,
         max_model_len: options.max_model_len,
-        max_num_seqs: options.max_num_seqs,
-        max_num_batched_tokens: options.max_num_batched_tokens,
+        max_num_seqs: options.max_num_seqs.or(usual.map(|usual| usual.0)),
+        max_num_batched_tokens: options
+            .max_num_batched_tokens
+            .or(usual.map(|usual| usual.1)),
     };
-    let sizes = sizing::choose(&demand, &choices, available_bytes())?;
+    let sizes = sizing::choose(&demand, &choices, place.available_bytes())?;
     Ok((sizes, demand))
 }

@@ -20,6 +20,9 @@ mod detokenizer;
 mod sampler;
 mod stops;
 
+mod device;
+mod device_demand;
+mod forecast;
 mod memory;
 mod runner;
 mod scripted;
@@ -27,6 +30,7 @@ mod sizing;
 
 pub mod backends;
 mod load;
+mod place;
 
 #[cfg(test)]
 mod simulation;
@@ -36,8 +40,13 @@ pub use crate::formats::Tokenizer;
 pub use backends::cpu::ComputeType;
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
+pub use device::{Device, DeviceError, DeviceKind};
+pub use device_demand::DeviceDemand;
 pub use error::{EngineError, RequestError};
-pub use load::{EngineOptions, LoadError, LoadedModel, MemoryPlan, ModelInfo, load, plan};
+pub use forecast::{DeviceLimit, Expected, Forecast, Plan, forecast};
+pub use load::{
+    EngineOptions, Executor, LoadError, LoadedModel, MemoryPlan, ModelInfo, load, plan,
+};
 pub use memory::available_bytes;
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};

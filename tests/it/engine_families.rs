@@ -1,46 +1,33 @@
-//! The CPU executor against transformers' logits (golden models) and against the reference decoder
+//! Every executor against transformers' logits (golden models) and against the reference decoder
 //! (random models of every configuration), in mixed batches of prompt chunks and single tokens.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner};
-use micota::engine::{ModelRunner, StepInput, StepSequence};
+use micota::engine::{ComputeType, StepInput, StepSequence};
 use micota::formats::Checkpoint;
-use micota::kernels::cpu::Isa;
 use micota::model::{Model, reference_forward};
 use micota::random::CounterRng;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+use crate::devices::{TestDevice, quick_devices, test_devices};
 use crate::random_model::{RandomModel, small_config};
 use crate::shared::shared;
 
 const BLOCK_SIZE: usize = 16;
-
-fn runner(model: &Arc<Model>, compute_type: ComputeType, isa: Isa, blocks: usize) -> CpuRunner {
-    let options = CpuOptions {
-        compute_type,
-        threads: 2,
-        isa,
-        block_size: BLOCK_SIZE,
-        num_blocks: blocks,
-        max_model_len: model.spec.max_position_embeddings,
-    };
-    CpuRunner::load(model, &options).unwrap()
-}
 
 /// Runs whole sequences through the executor, several at a time, each in random chunks of rows,
 /// over blocks in a scattered order. Returns every position's logits of every sequence.
 fn run_mixed(
     model: &Arc<Model>,
     compute_type: ComputeType,
-    isa: Isa,
+    device: &TestDevice,
     sequences: &[Vec<u32>],
 ) -> Vec<Vec<f32>> {
     let blocks_of = |sequence: &Vec<u32>| sequence.len().div_ceil(BLOCK_SIZE);
     let num_blocks: usize = sequences.iter().map(blocks_of).sum();
-    let mut runner = runner(model, compute_type, isa, num_blocks);
+    let mut runner = device.runner(model, compute_type, BLOCK_SIZE, num_blocks);
     // Every third block after the other, so that no table is consecutive.
     let mut scattered = (0..3).flat_map(|start| (start..num_blocks as u32).step_by(3));
     let tables: Vec<Vec<u32>> = sequences
@@ -138,16 +125,16 @@ fn golden_models(shared: &Path) -> Vec<Golden> {
 }
 
 #[test]
-fn single_precision_agrees_with_transformers_on_every_instruction_set() {
+fn single_precision_agrees_with_transformers_on_every_executor() {
     let Some(shared) = shared() else { return };
     for golden in golden_models(&shared) {
-        for isa in Isa::available() {
-            let found = run_mixed(&golden.model, ComputeType::F32, isa, &golden.sequences);
+        for device in test_devices() {
+            let found = run_mixed(&golden.model, ComputeType::F32, &device, &golden.sequences);
             for (i, (found, expected)) in found.iter().zip(&golden.logits).enumerate() {
                 let (largest, _) = differences(found, expected);
                 assert!(
-                    largest <= 1e-4,
-                    "{} {isa} sequence {i}: {largest}",
+                    largest <= 1e-4 * device.slack(),
+                    "{} {device} sequence {i}: {largest}",
                     golden.name
                 );
             }
@@ -161,10 +148,10 @@ fn single_precision_agrees_with_transformers_on_every_instruction_set() {
 fn bfloat16_stays_close_to_transformers() {
     let Some(shared) = shared() else { return };
     for golden in golden_models(&shared) {
-        for isa in Isa::available() {
-            let found = run_mixed(&golden.model, ComputeType::Bf16, isa, &golden.sequences);
+        for device in test_devices() {
+            let found = run_mixed(&golden.model, ComputeType::Bf16, &device, &golden.sequences);
             let (largest, rms) = differences(&found.concat(), &golden.logits.concat());
-            let what = format!("{} {isa}: {largest}, rms {rms}", golden.name);
+            let what = format!("{} {device}: {largest}, rms {rms}", golden.name);
             assert!(largest <= 0.25 && rms <= 0.03, "{what}");
         }
     }
@@ -188,16 +175,22 @@ fn check(model_type: &str, changes: &Value) {
     let spread = differences(&expected, &vec![0.0; expected.len()]).1;
     // The largest difference is bounded in single precision only: in a random model, one bfloat16
     // rounding can tip a nearly tied softmax, and a few logits with it.
-    for (compute_type, worst, mean) in [
-        (ComputeType::F32, 4e-4, 1e-4),
-        (ComputeType::Bf16, f32::INFINITY, 0.06),
-    ] {
-        let found = run_mixed(&model, compute_type, Isa::detect(), &sequences).concat();
-        let (largest, rms) = differences(&found, &expected);
-        assert!(
-            largest <= worst * spread.max(1.0) && rms <= mean * spread,
-            "{model_type} {changes} in {compute_type}: {largest}, rms {rms} of {spread}"
-        );
+    for device in quick_devices() {
+        for (compute_type, worst, mean) in [
+            (
+                ComputeType::F32,
+                4e-4 * device.slack(),
+                1e-4 * device.slack(),
+            ),
+            (ComputeType::Bf16, f32::INFINITY, 0.06),
+        ] {
+            let found = run_mixed(&model, compute_type, &device, &sequences).concat();
+            let (largest, rms) = differences(&found, &expected);
+            assert!(
+                largest <= worst * spread.max(1.0) && rms <= mean * spread,
+                "{model_type} {changes} in {compute_type} on {device}: {largest}, rms {rms} of {spread}"
+            );
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! - `command_line`: help, completions, manual pages, exit codes, the doctor.
 //! - `conversion`: GGUF files against llama.cpp's converter.
 //! - `cpu_runner`: the CPU executor against transformers, and against itself bit for bit.
-//! - `engine_families`: the CPU executor on every family and configuration.
+//! - `devices`: the executors that the others run on.
+//! - `engine_families`: every executor on every family and configuration.
 //! - `engine`: greedy text of the reference, and the same bits however work is batched.
 //! - `eval_components`: tables, hashes and stop cuts of evaluation output.
 //! - `eval_refusals`: what `micota eval` refuses, as a user sees it.
@@ -42,6 +43,7 @@
 mod command_line;
 mod conversion;
 mod cpu_runner;
+mod devices;
 mod engine;
 mod engine_families;
 mod eval_components;

@@ -1,5 +1,6 @@
 //! `micota doctor`: what this machine offers, and what a model would take of it.
 
+mod devices;
 mod machine;
 mod needs;
 
@@ -14,6 +15,7 @@ use super::Exit;
 use super::engine_args::EngineArgs;
 use crate::formats::Checkpoint;
 use crate::model::Model;
+use devices::Devices;
 use machine::{Machine, Measured, Places};
 use needs::ModelNeeds;
 
@@ -45,6 +47,7 @@ pub(super) struct Args {
 struct Report {
     version: &'static str,
     machine: Machine,
+    devices: Devices,
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<Measured>,
     places: Places,
@@ -67,6 +70,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         machine: Machine::detect(&options),
+        devices: Devices::detect(),
         measured,
         places: Places::detect(),
         model,
@@ -84,6 +88,7 @@ impl Report {
     fn text(&self) -> String {
         let mut lines = vec![("micota", self.version.to_owned())];
         lines.extend(self.machine.lines());
+        lines.extend(self.devices.lines());
         lines.extend(self.measured.iter().flat_map(Measured::lines));
         lines.extend(self.places.lines());
         let mut text = aligned(&lines);

@@ -201,9 +201,6 @@ struct OutputArgs {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Accepted for lm_eval")]
 struct CompatibilityArgs {
-    /// The engine runs on the CPU
-    #[arg(long)]
-    device: Option<String>,
     /// Prompts are rendered in milliseconds and never cached
     #[arg(long = "cache_requests", alias = "cache-requests")]
     cache_requests: Option<String>,

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::engine::ComputeType;
+use crate::engine::{ComputeType, Device};
 use crate::task::{parse_kwargs, python};
 
 use super::server_args::{self, ServerArgs};
@@ -68,6 +68,8 @@ pub(super) struct ModelArgs {
     pub(super) max_num_seqs: Option<usize>,
     /// The cap on new tokens where a task has none.
     pub(super) max_gen_toks: Option<usize>,
+    /// Where the model runs.
+    pub(super) device: Option<Device>,
     /// What weights are multiplied in.
     pub(super) compute_type: Option<ComputeType>,
     /// Seed of sampling.
@@ -138,6 +140,10 @@ impl ModelArgs {
             None => None,
             Some(dtype) => self.dtype(&dtype)?,
         };
+        let device = text("device").map(|device| device.parse());
+        self.device = device
+            .transpose()
+            .map_err(|error: String| usage(anyhow::anyhow!("--model_args device: {error}")))?;
         self.refuse(parsed, &text)?;
         self.note(parsed, &text);
         Ok(())
@@ -179,7 +185,7 @@ impl ModelArgs {
             "bfloat16" | "bf16" => Ok(Some(ComputeType::Bf16)),
             "float16" | "f16" | "fp16" | "half" => {
                 self.notes.push(format!(
-                    "dtype={dtype}: the CPU multiplies in bf16 (or f32 with --dtype f32); bf16 is used"
+                    "dtype={dtype}: the engine multiplies in bf16 (or f32 with --dtype f32); bf16 is used"
                 ));
                 Ok(Some(ComputeType::Bf16))
             }
@@ -231,15 +237,14 @@ impl ModelArgs {
             let size = parsed.get(key).and_then(Value::as_u64).unwrap_or(1);
             if size > 1 {
                 self.notes.push(format!(
-                    "{key}={size}: one process on this machine's CPU instead; the answers are the \
-                     same"
+                    "{key}={size}: one process on one device instead; the answers are the same"
                 ));
             }
         }
         let without_effect = [
             (
                 "gpu_memory_utilization",
-                "no GPU is used; --kv-memory sizes the KV cache",
+                "the KV cache takes what is free; --kv-memory sizes it",
             ),
             (
                 "swap_space",
@@ -249,14 +254,13 @@ impl ModelArgs {
                 "trust_remote_code",
                 "code of a model repository is never run; there is no Python",
             ),
-            ("device", "the engine runs on the CPU"),
             (
                 "enforce_eager",
-                "there are no CUDA graphs here, every step is eager",
+                "there is nothing to compile here, every step runs as it comes",
             ),
         ];
         for (key, why) in without_effect {
-            let on = text(key).filter(|value| value != "False" && value != "cpu");
+            let on = text(key).filter(|value| value != "False");
             if let Some(value) = on {
                 self.notes.push(format!("{key}={value}: {why}"));
             }

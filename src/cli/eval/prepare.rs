@@ -200,9 +200,6 @@ pub(super) fn max_num_seqs(args: &GenerationArgs) -> anyhow::Result<Option<usize
 
 /// Says of every accepted flag that it changes nothing here.
 pub(super) fn say_without_effect(args: &CompatibilityArgs) {
-    if let Some(device) = args.device.as_deref().filter(|device| *device != "cpu") {
-        notice(&format!("--device {device}: the engine runs on the CPU"));
-    }
     if args.cache_requests.is_some() {
         notice("--cache_requests: prompts are rendered in milliseconds and not cached");
     }

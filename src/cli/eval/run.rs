@@ -15,7 +15,7 @@ use crate::cli::exit::{Exit, usage};
 use crate::cli::notice::notice;
 use crate::cli::prompting;
 use crate::durable::{Journal, JournalError};
-use crate::engine::Tokenizer;
+use crate::engine::{Device, Tokenizer};
 use crate::eval::audit::short_budget_warning;
 use crate::eval::hashes::text_hash;
 use crate::eval::naming::model_name_of_args;
@@ -229,7 +229,7 @@ fn run_info(
         model_args: model.text.clone(),
         model_name: model_name_of_args(&model.text).to_owned(),
         batch_size: batch_size.as_str().into(),
-        device: args.compatibility.device.clone(),
+        device: args.engine.device().map(Device::to_string),
         use_cache: args
             .output
             .use_cache

@@ -60,6 +60,9 @@ impl Subject {
             options.max_model_len = model.max_model_len.or(options.max_model_len);
             options.max_num_seqs = options.max_num_seqs.or(max_num_seqs);
             options.compute_type = model.compute_type.unwrap_or(options.compute_type);
+            if let (None, Some(device)) = (engine.device(), &model.device) {
+                options.device = device.clone();
+            }
         })?;
         let loaded = Box::new(loaded);
         Ok(Self::Engine { path, loaded })
@@ -149,12 +152,14 @@ impl Subject {
     }
 
     /// What an answer depends on beside tasks and seed. Threads, batch and memory are not in it:
-    /// they never change an answer.
+    /// they never change an answer, or [`Self::identity`] says `batch_invariant: false`.
     pub(super) fn settings(&self) -> Map<String, Value> {
         match self {
             Self::Engine { loaded, .. } => object(json!({
                 "model_fingerprint": loaded.info.fingerprint,
                 "compute_type": loaded.info.compute_type.name(),
+                "device": loaded.info.device,
+                "engine": loaded.info.executor.name(),
                 "kernels": loaded.info.kernels,
             })),
             Self::Server { args, .. } => object(json!({
@@ -172,12 +177,13 @@ impl Subject {
                 "model_path": path.display().to_string(),
                 "model_family": loaded.info.family,
                 "model_parameters": loaded.info.num_parameters,
+                "batch_invariant": loaded.info.is_batch_invariant,
             })),
             Self::Server { args, .. } => object(json!({"served_model": args.model})),
         }
     }
 
-    /// How this process runs; none of it changes an answer.
+    /// How this process runs; none of it changes an answer of a batch-invariant executor.
     pub(super) fn run_facts(&self) -> Map<String, Value> {
         match self {
             Self::Engine { loaded, .. } => engine_facts(&loaded.info),

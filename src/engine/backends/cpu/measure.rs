@@ -161,7 +161,7 @@ fn input(runner: &mut CpuRunner, workload: Workload) -> Result<StepInput, Runner
 
 /// Multiplications and additions of a step: matrices for every row, the head for the last row of
 /// each sequence, scores and weighted sums for every key that a row sees.
-fn step_flops(spec: &DecoderSpec, workload: Workload) -> f64 {
+pub(in crate::engine) fn step_flops(spec: &DecoderSpec, workload: Workload) -> f64 {
     let layer = spec.hidden_size * (2 * spec.q_size() + 2 * spec.kv_size())
         + 3 * spec.hidden_size * spec.intermediate_size;
     let matrices = workload.rows() * spec.num_hidden_layers * layer;

@@ -18,6 +18,7 @@ use crate::model::Model;
 
 use decoder::Decoder;
 pub use demand::CpuDemand;
+pub(in crate::engine) use measure::step_flops;
 pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure};
 
 /// What weights, activations and the KV cache are held and multiplied in; sums are always `f32`.

@@ -1,0 +1,394 @@
+//! The graph of one step: the decoder that a [`DecoderSpec`] describes, for rows laid out by
+//! [`super::batch`].
+//!
+//! Per layer, keys and values of all rows are written into the pool, then each group gathers its
+//! sequences' blocks and attends over them. Gathering treats blocks as rows of four-byte words, so
+//! that it copies bits whatever type the cache has.
+
+use crate::model::{Activation, DecoderSpec};
+
+use super::batch::{GroupShape, Shape};
+use super::device::Backend;
+use super::memory::{self, Purpose};
+use super::stage::{Graph, Stage};
+use super::tensor::{Context, Element, Tensor};
+use super::weights::{LayerTensors, RopeTensor, Weights};
+
+/// Keys and values of every layer. *Shapes* each `[kv_size, slots]`; the last block is the sink.
+pub(super) struct Pool {
+    pub(super) layers: Vec<[Tensor; 2]>,
+    element: Element,
+    block_size: usize,
+}
+
+impl Pool {
+    /// Takes the memory and clears it: what padding reads must be numbers.
+    ///
+    /// # Errors
+    /// The device has not that much.
+    pub(super) fn allocate(
+        backend: &Backend,
+        spec: &DecoderSpec,
+        element: Element,
+        block_size: usize,
+        num_blocks: usize,
+    ) -> Result<Self, String> {
+        let context = Context::new(2 * spec.num_hidden_layers);
+        let slots = (num_blocks + 1)
+            .checked_mul(block_size)
+            .ok_or("the KV cache is larger than any memory")?;
+        let tensor = || context.tensor(element, [spec.kv_size(), slots, 1, 1]);
+        let layers = (0..spec.num_hidden_layers).map(|_| [tensor(), tensor()]);
+        let layers = layers.collect();
+        memory::allocate(backend, &context, Purpose::Cache)?;
+        Ok(Self {
+            layers,
+            element,
+            block_size,
+        })
+    }
+
+    /// Bytes of one block of keys, or of values, in one layer.
+    pub(super) fn block_bytes(&self) -> usize {
+        let [keys, _] = &self.layers[0];
+        keys.element().row_bytes(keys.shape()[0]) * self.block_size
+    }
+
+    /// Copies a block in every layer, by way of the host: it happens once where samples part.
+    pub(super) fn copy_block(&self, source: usize, target: usize) {
+        let bytes = self.block_bytes();
+        let mut block = vec![0u8; bytes];
+        for tensor in self.layers.iter().flatten() {
+            memory::read(tensor, source * bytes, &mut block);
+            memory::write(tensor, target * bytes, &block);
+        }
+    }
+}
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionPath {
+    /// In one operation, which needs no memory for the scores.
+    Flash,
+    /// Scores, softmax and weighted sum one after the other, in `f32`.
+    Plain,
+}
+
+/// What a graph is built from.
+pub(super) struct Parts<'a> {
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) weights: &'a Weights,
+    pub(super) pool: &'a Pool,
+    pub(super) attention: AttentionPath,
+    /// Whether the device's own GELU is exact: a processor's reads a table of half precision.
+    pub(super) exact_gelu: bool,
+}
+
+/// A graph with the places of its inputs and its result.
+pub(super) struct StepGraph {
+    pub(super) graph: Graph,
+    /// `[hidden_size, rows]`.
+    pub(super) hidden: Tensor,
+    pub(super) positions: Tensor,
+    pub(super) slots: Tensor,
+    /// The rows that need logits.
+    pub(super) outputs: Option<Tensor>,
+    pub(super) groups: Vec<GroupInputs>,
+    /// `[vocab_size, outputs]`.
+    pub(super) logits: Option<Tensor>,
+}
+
+/// One group's own inputs.
+pub(super) struct GroupInputs {
+    /// Blocks to gather, sequence after sequence.
+    pub(super) blocks: Tensor,
+    /// Per window of the model: which keys a row sees.
+    pub(super) masks: Vec<(Option<usize>, Tensor)>,
+}
+
+/// Tensors that one layer adds at most, with `groups` groups.
+fn layer_tensors(groups: usize) -> usize {
+    48 + 32 * groups
+}
+
+impl StepGraph {
+    pub(super) fn build(parts: &Parts<'_>, shape: &Shape) -> Self {
+        let spec = parts.spec;
+        let windows = distinct_windows(spec);
+        let groups = shape.groups.len();
+        let max_tensors =
+            64 + groups * (1 + windows.len()) + spec.num_hidden_layers * layer_tensors(groups);
+        let context = Context::new(max_tensors);
+        let num_rows = shape.num_rows();
+        let hidden = context.input(Element::F32, [spec.hidden_size, num_rows, 1, 1]);
+        let positions = context.input(Element::I32, [num_rows, 1, 1, 1]);
+        let slots = context.input(Element::I64, [num_rows, 1, 1, 1]);
+        let outputs =
+            (shape.outputs > 0).then(|| context.input(Element::I32, [shape.outputs, 1, 1, 1]));
+        let inputs: Vec<GroupInputs> = shape
+            .groups
+            .iter()
+            .map(|group| GroupInputs::new(&context, group, parts.pool.block_size, &windows))
+            .collect();
+        let mut builder = Builder {
+            parts,
+            context: &context,
+            shape,
+            positions: &positions,
+            slots: &slots,
+            groups: &inputs,
+            written: Vec::new(),
+        };
+        let mut rows = hidden.clone();
+        for layer in 0..spec.num_hidden_layers {
+            let is_last = layer + 1 == spec.num_hidden_layers;
+            rows = builder.layer(layer, &rows, outputs.as_ref().filter(|_| is_last));
+        }
+        let logits = outputs.as_ref().map(|_| builder.head(&rows));
+        // The cache is written whether or not anybody reads what follows from it.
+        let mut results = builder.written;
+        results.extend(logits.clone());
+        let graph = Graph::new(context, max_tensors, &results);
+        Self {
+            graph,
+            hidden,
+            positions,
+            slots,
+            outputs,
+            groups: inputs,
+            logits,
+        }
+    }
+
+    /// Whether the device can compute it.
+    ///
+    /// # Errors
+    /// The first operation that it cannot.
+    pub(super) fn check(&self, stage: &Stage) -> Result<(), String> {
+        match self.graph.unsupported(stage.backend()) {
+            None => Ok(()),
+            Some(operation) => Err(format!(
+                "{} cannot compute {operation}; use another device",
+                stage.backend().info().name
+            )),
+        }
+    }
+}
+
+/// The windows that layers of a model have, each once.
+pub(super) fn distinct_windows(spec: &DecoderSpec) -> Vec<Option<usize>> {
+    let mut windows = spec.sliding_window.clone();
+    windows.sort_unstable();
+    windows.dedup();
+    windows
+}
+
+impl GroupInputs {
+    fn new(
+        context: &Context,
+        group: &GroupShape,
+        block_size: usize,
+        windows: &[Option<usize>],
+    ) -> Self {
+        let blocks = group.blocks(block_size) * group.sequences;
+        let mask = [group.positions, group.rows, 1, group.sequences];
+        Self {
+            blocks: context.input(Element::I32, [blocks, 1, 1, 1]),
+            masks: windows
+                .iter()
+                .map(|window| (*window, context.input(Element::F16, mask)))
+                .collect(),
+        }
+    }
+
+    fn mask(&self, window: Option<usize>) -> &Tensor {
+        let found = self.masks.iter().find(|(of, _)| *of == window);
+        let (_, mask) = found.expect("there is a mask for every window");
+        mask
+    }
+}
+
+/// Adds the decoder's parts to a context.
+struct Builder<'a> {
+    parts: &'a Parts<'a>,
+    context: &'a Context,
+    shape: &'a Shape,
+    positions: &'a Tensor,
+    slots: &'a Tensor,
+    groups: &'a [GroupInputs],
+    /// The pool's tensors after this step's rows were written.
+    written: Vec<Tensor>,
+}
+
+impl Builder<'_> {
+    /// One layer; where `outputs` are given, only they go on after attention.
+    fn layer(&mut self, layer: usize, rows: &Tensor, outputs: Option<&Tensor>) -> Tensor {
+        let (context, spec) = (self.context, self.parts.spec);
+        let weights = &self.parts.weights.layers[layer];
+        let mut attended = self.attention(layer, weights, rows);
+        let mut rows = rows.clone();
+        if let Some(outputs) = outputs {
+            attended = context.get_rows(&attended, outputs);
+            rows = context.get_rows(&rows, outputs);
+        }
+        let branch = context.mul_mat(&weights.output, &attended);
+        let rows = self.join(&rows, branch, weights.post_attn_norm.as_ref());
+        let normed = self.norm(&rows, &weights.ffn_norm);
+        let gate = context.mul_mat(&weights.gate, &normed);
+        let up = context.mul_mat(&weights.up, &normed);
+        let gated = match spec.activation {
+            Activation::Silu => context.silu_gate(&gate, &up),
+            Activation::GeluTanh if self.parts.exact_gelu => context.gelu_gate(&gate, &up),
+            Activation::GeluTanh => {
+                let activated = self.gelu(&gate);
+                context.mul(&activated, &up)
+            }
+        };
+        let branch = context.mul_mat(&weights.down, &gated);
+        self.join(&rows, branch, weights.post_ffn_norm.as_ref())
+    }
+
+    fn norm(&self, rows: &Tensor, weights: &Tensor) -> Tensor {
+        let normed = self.context.rms_norm(rows, self.parts.spec.rms_norm_eps);
+        self.context.mul(&normed, weights)
+    }
+
+    fn join(&self, rows: &Tensor, mut branch: Tensor, norm: Option<&Tensor>) -> Tensor {
+        if let Some(norm) = norm {
+            branch = self.norm(&branch, norm);
+        }
+        self.context.add(rows, &branch)
+    }
+
+    /// `x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))`, which is GELU's approximation by tanh.
+    fn gelu(&self, x: &Tensor) -> Tensor {
+        let context = self.context;
+        let twice = 2.0 * (2.0 / std::f32::consts::PI).sqrt();
+        let square = context.mul(x, x);
+        let slope = context.affine(&square, 0.044_715 * twice, twice);
+        let inner = context.mul(&slope, x);
+        context.mul(&context.sigmoid(&inner), x)
+    }
+
+    /// Everything up to the output projection: `[q_size, rows]`.
+    fn attention(&mut self, layer: usize, weights: &LayerTensors, rows: &Tensor) -> Tensor {
+        let (context, spec) = (self.context, self.parts.spec);
+        let normed = self.norm(rows, &weights.attn_norm);
+        let [mut q, mut k, mut v] =
+            [&weights.q, &weights.k, &weights.v].map(|matrix| context.mul_mat(matrix, &normed));
+        if let Some([of_q, of_k, of_v]) = &weights.biases {
+            q = context.add(&q, of_q);
+            k = context.add(&k, of_k);
+            v = context.add(&v, of_v);
+        }
+        let norms = weights.head_norms.as_ref();
+        let rope = &self.parts.weights.ropes[spec.layer_rope[layer]];
+        let dims = spec.rope_of(layer).rotary_dim;
+        q = self.rotated(&q, norms.map(|[q, _]| q), rope, dims);
+        k = self.rotated(&k, norms.map(|[_, k]| k), rope, dims);
+        let [keys, values] = &self.parts.pool.layers[layer];
+        let keys = context.set_rows(keys, &k, self.slots);
+        let values = context.set_rows(values, &v, self.slots);
+        self.written.extend([keys.clone(), values.clone()]);
+        let window = spec.sliding_window[layer];
+        let mut first = 0;
+        let mut parts = Vec::new();
+        for (group, inputs) in self.shape.groups.iter().zip(self.groups) {
+            let queries = context.rows(&q, first, group.num_rows());
+            first += group.num_rows();
+            let keys = self.gather(&keys, group, &inputs.blocks);
+            let values = self.gather(&values, group, &inputs.blocks);
+            parts.push(self.attend(group, &queries, &keys, &values, inputs.mask(window)));
+        }
+        self.concatenate(parts)
+    }
+
+    /// Normalises where the family does, and rotates. *Shapes* `[heads * head_dim, rows]`.
+    fn rotated(&self, x: &Tensor, norm: Option<&Tensor>, rope: &RopeTensor, dims: usize) -> Tensor {
+        let context = self.context;
+        let [size, rows, ..] = x.shape();
+        let head_dim = self.parts.spec.head_dim;
+        let mut heads = context.reshape(x, [head_dim, size / head_dim, rows, 1]);
+        if let Some(norm) = norm {
+            heads = self.norm(&heads, norm);
+        }
+        let rotated = context.rope(&heads, self.positions, &rope.divisors, dims, rope.magnitude);
+        context.reshape(&rotated, [size, rows, 1, 1])
+    }
+
+    /// A group's keys or values out of the pool: `[head_dim, positions, kv_heads, sequences]`.
+    fn gather(&self, pool: &Tensor, group: &GroupShape, blocks: &Tensor) -> Tensor {
+        let context = self.context;
+        let [kv_size, slots, ..] = pool.shape();
+        let (block_size, element) = (self.parts.pool.block_size, self.parts.pool.element);
+        let words = element.row_bytes(kv_size) * block_size / 4;
+        let pool = context.reinterpret(pool, Element::I32, [words, slots / block_size, 1, 1]);
+        let gathered = context.get_rows(&pool, blocks);
+        let stride = group.blocks(block_size) * block_size;
+        let shape = [kv_size, stride * group.sequences, 1, 1];
+        let gathered = context.reinterpret(&gathered, element, shape);
+        let of_sequences = context.stretches(&gathered, group.positions, stride, group.sequences);
+        context.heads(&of_sequences, self.parts.spec.head_dim)
+    }
+
+    /// Attention of a group: `[q_size, rows of the group]`.
+    fn attend(
+        &self,
+        group: &GroupShape,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        mask: &Tensor,
+    ) -> Tensor {
+        let (context, spec) = (self.context, self.parts.spec);
+        let queries = context.stretches(queries, group.rows, group.rows, group.sequences);
+        let queries = context.heads(&queries, spec.head_dim);
+        let scale = spec.attention_scale;
+        let attended = match self.parts.attention {
+            AttentionPath::Flash => {
+                let soft_cap = spec.attention_soft_cap.unwrap_or(0.0);
+                context.flash_attention(&queries, [keys, values], mask, scale, soft_cap)
+            }
+            AttentionPath::Plain => {
+                let mut scores = context.mul_mat_f32(keys, &queries);
+                let mut left = scale;
+                if let Some(cap) = spec.attention_soft_cap {
+                    let small = context.affine(&scores, scale / cap, 0.0);
+                    scores = context.affine(&context.tanh(&small), cap, 0.0);
+                    left = 1.0;
+                }
+                let shares = context.softmax(&scores, mask, left);
+                let values = context.transposed(values);
+                let sums = context.mul_mat_f32(&values, &shares);
+                context.compact(&context.swap_middle(&sums))
+            }
+        };
+        context.reshape(&attended, [spec.q_size(), group.num_rows(), 1, 1])
+    }
+
+    /// All parts' rows, one part after the other, joined in pairs.
+    fn concatenate(&self, mut parts: Vec<Tensor>) -> Tensor {
+        while parts.len() > 1 {
+            parts = parts
+                .chunks(2)
+                .map(|pair| match pair {
+                    [a, b] => self.context.append_rows(a, b),
+                    _ => pair[0].clone(),
+                })
+                .collect();
+        }
+        parts.pop().expect("a step has rows")
+    }
+
+    fn head(&self, rows: &Tensor) -> Tensor {
+        let (context, weights) = (self.context, self.parts.weights);
+        let normed = self.norm(rows, &weights.final_norm);
+        let mut logits = context.mul_mat(&weights.head, &normed);
+        if let Some(cap) = self.parts.spec.logit_soft_cap {
+            let small = context.affine(&logits, 1.0 / cap, 0.0);
+            logits = context.affine(&context.tanh(&small), cap, 0.0);
+        }
+        context.mark_output(&logits);
+        logits
+    }
+}

@@ -1,0 +1,82 @@
+//! Memory that a model will take on a device of ggml's, known before any of it is taken. The
+//! executor allocates by it, and a forecast for a device that is elsewhere reads it.
+
+use super::backends::cpu::ComputeType;
+use super::device::DeviceKind;
+use crate::kernels::quant::BlockType;
+use crate::model::{DecoderSpec, Model, WeightId};
+
+/// Bytes for one model, device and block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceDemand {
+    /// Weights, the embedding excepted where the head is another matrix: its rows are read from
+    /// the checkpoint.
+    pub weight_bytes: u64,
+    /// Buffers of one row of a step, logits and masks included.
+    pub row_bytes: u64,
+    /// One KV block over all layers.
+    pub block_bytes: u64,
+}
+
+impl DeviceDemand {
+    /// What `model` takes, with sequences of up to `max_model_len` tokens.
+    pub fn of(
+        model: &Model,
+        kind: DeviceKind,
+        compute_type: ComputeType,
+        block_size: usize,
+        max_model_len: usize,
+    ) -> Self {
+        let spec = &model.spec;
+        let weights = model
+            .weights()
+            .filter(|(id, _)| *id != WeightId::Embedding || spec.tie_word_embeddings);
+        let weight_bytes = weights.map(|(_, weight)| {
+            let stored = held_as(weight.block_type(), weight.rows() == 1, compute_type);
+            let row = stored.row_bytes(weight.cols());
+            (row.expect("a row that is stored in whole blocks") * weight.rows()) as u64
+        });
+        let element = kv_type(kind, compute_type).block_bytes();
+        let block = 2 * block_size * spec.kv_size() * spec.num_hidden_layers * element;
+        Self {
+            weight_bytes: weight_bytes.sum(),
+            row_bytes: row_bytes(spec, max_model_len),
+            block_bytes: block as u64,
+        }
+    }
+}
+
+/// What keys and values are held in. A processor multiplies bfloat16 with sums in `f32`, and sums
+/// half precision in half precision; the attention kernels of GPUs are made for half precision.
+pub(super) fn kv_type(kind: DeviceKind, compute_type: ComputeType) -> BlockType {
+    match (compute_type, kind) {
+        (ComputeType::F32, _) => BlockType::F32,
+        (ComputeType::Bf16, DeviceKind::Cpu) => BlockType::BF16,
+        (ComputeType::Bf16, _) => BlockType::F16,
+    }
+}
+
+/// What a weight is held in: as it is stored, except that single precision is halved where
+/// bfloat16 was asked for, and everything else widened where single precision was. Vectors are
+/// always `f32`.
+pub(super) fn held_as(stored: BlockType, is_vector: bool, compute_type: ComputeType) -> BlockType {
+    match (compute_type, stored) {
+        _ if is_vector => BlockType::F32,
+        (ComputeType::F32, _) => BlockType::F32,
+        // ggml multiplies with every type but this one, which is for activations.
+        (ComputeType::Bf16, BlockType::F32 | BlockType::Q8K) => BlockType::BF16,
+        (ComputeType::Bf16, stored) => stored,
+    }
+}
+
+/// Activations that live at the same time, about, and one row of every mask.
+fn row_bytes(spec: &DecoderSpec, max_model_len: usize) -> u64 {
+    let hidden = 4 * spec.hidden_size;
+    let attention = 3 * spec.q_size() + 2 * spec.kv_size();
+    let middle = 3 * spec.intermediate_size;
+    let mut windows = spec.sliding_window.clone();
+    windows.sort_unstable();
+    windows.dedup();
+    let floats = hidden + attention.max(middle) + spec.vocab_size;
+    (floats * size_of::<f32>() + windows.len() * max_model_len * size_of::<u16>()) as u64
+}

@@ -1,0 +1,124 @@
+//! The executors that tests run on: ours on every instruction set, and ggml's on its processor
+//! device, or on the one that `MICOTA_TEST_DEVICE` names (`cpu`, `ggml-cpu`, `cuda`, `cuda:1`,
+//! `vulkan`, `metal`).
+
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "ggml")]
+use micota::engine::DeviceKind;
+use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner};
+#[cfg(feature = "ggml")]
+use micota::engine::backends::ggml::{AttentionPath, DeviceInfo, GgmlOptions, GgmlRunner};
+use micota::engine::{Device, ModelRunner};
+use micota::kernels::cpu::Isa;
+use micota::model::Model;
+
+/// An executor to test.
+#[derive(Clone, Debug)]
+pub(crate) enum TestDevice {
+    /// Ours, with the kernels of one instruction set.
+    Cpu(Isa),
+    /// ggml's, with attention in one of its forms.
+    #[cfg(feature = "ggml")]
+    Ggml(DeviceInfo, AttentionPath),
+}
+
+/// The devices that engines are tested on, by name.
+pub(crate) fn engine_devices() -> Vec<Device> {
+    let names = match std::env::var("MICOTA_TEST_DEVICE") {
+        Ok(name) => vec![name],
+        Err(_) if cfg!(feature = "ggml") => vec!["cpu".to_owned(), "ggml-cpu".to_owned()],
+        Err(_) => vec!["cpu".to_owned()],
+    };
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+/// Every executor of [`engine_devices`], ours on every instruction set.
+pub(crate) fn test_devices() -> Vec<TestDevice> {
+    executors(&Isa::available())
+}
+
+/// Every executor of [`engine_devices`], ours on the best instruction set only.
+pub(crate) fn quick_devices() -> Vec<TestDevice> {
+    executors(&[Isa::detect()])
+}
+
+fn executors(isas: &[Isa]) -> Vec<TestDevice> {
+    let executors = |device: &Device| match device {
+        Device::Cpu => isas.iter().map(|isa| TestDevice::Cpu(*isa)).collect(),
+        #[cfg(feature = "ggml")]
+        device => {
+            let info = device.find().unwrap().expect("a device of ggml's");
+            [AttentionPath::Flash, AttentionPath::Plain]
+                .map(|path| TestDevice::Ggml(info.clone(), path))
+                .to_vec()
+        }
+        #[cfg(not(feature = "ggml"))]
+        device => panic!("{device} is not in this build"),
+    };
+    engine_devices().iter().flat_map(executors).collect()
+}
+
+impl TestDevice {
+    /// An executor of `model`.
+    pub(crate) fn runner(
+        &self,
+        model: &Arc<Model>,
+        compute_type: ComputeType,
+        block_size: usize,
+        num_blocks: usize,
+    ) -> Box<dyn ModelRunner> {
+        let max_model_len = model.spec.max_position_embeddings;
+        match self {
+            Self::Cpu(isa) => {
+                let options = CpuOptions {
+                    compute_type,
+                    threads: 2,
+                    isa: *isa,
+                    block_size,
+                    num_blocks,
+                    max_model_len,
+                };
+                Box::new(CpuRunner::load(model, &options).unwrap())
+            }
+            #[cfg(feature = "ggml")]
+            Self::Ggml(device, attention) => {
+                let options = GgmlOptions {
+                    device: device.clone(),
+                    compute_type,
+                    // ggml's threads wait for each other without sleeping.
+                    threads: 1,
+                    block_size,
+                    num_blocks,
+                    max_model_len,
+                    max_num_seqs: 4,
+                    max_num_batched_tokens: 32,
+                    attention: Some(*attention),
+                };
+                Box::new(GgmlRunner::load(model, &options).unwrap())
+            }
+        }
+    }
+
+    /// By how much tolerances are wider here: GPUs multiply `f32` in fewer bits.
+    pub(crate) fn slack(&self) -> f32 {
+        match self {
+            Self::Cpu(_) => 1.0,
+            #[cfg(feature = "ggml")]
+            Self::Ggml(device, _) if device.kind == DeviceKind::Cpu => 1.0,
+            #[cfg(feature = "ggml")]
+            Self::Ggml(..) => 100.0,
+        }
+    }
+}
+
+impl fmt::Display for TestDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(isa) => write!(f, "cpu ({isa})"),
+            #[cfg(feature = "ggml")]
+            Self::Ggml(device, attention) => write!(f, "ggml {} ({attention:?})", device.name),
+        }
+    }
+}
