@@ -23,6 +23,7 @@ mod interrupt;
 mod log;
 mod merge;
 mod notice;
+mod plan;
 mod progress;
 mod prompting;
 mod quantities;
@@ -64,6 +65,7 @@ enum Command {
     Train(train::Args),
     Data(data::Args),
     Bench(bench::Args),
+    Plan(plan::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -88,6 +90,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args),
             Self::Grade(args) => grade::run(&args),
             Self::Compare(args) => compare::run(&args),
+            Self::Plan(args) => plan::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Completions(args) => completions::run(&args),
             Self::Generate(args) => generate::run(&args),
