@@ -160,7 +160,8 @@ fn hf_folder(args: &Args) -> PathBuf {
     })
 }
 
-fn progress_bar(checkpoint: &Checkpoint) -> ProgressBar {
+/// A bar over the bytes of the input's tensors; hidden where stderr is no terminal.
+pub(super) fn progress_bar(checkpoint: &Checkpoint) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -211,7 +212,7 @@ fn report(args: &Args, converted: &Converted, seconds: f64) -> anyhow::Result<()
 }
 
 /// `4G`, `500M`, `1000`: powers of 1000, as llama.cpp reads them.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.chars().last() {
         Some('K') => (&text[..text.len() - 1], 1_000),
         Some('M') => (&text[..text.len() - 1], 1_000_000),

@@ -27,6 +27,7 @@ mod plan;
 mod progress;
 mod prompting;
 mod quantities;
+mod quantize;
 mod tasks;
 mod train;
 
@@ -61,6 +62,7 @@ enum Command {
     Tasks(Box<tasks::Args>),
     Merge(Box<merge::Args>),
     Convert(convert::Args),
+    Quantize(Box<quantize::Args>),
     Inspect(inspect::Args),
     Train(train::Args),
     Data(data::Args),
@@ -87,6 +89,7 @@ impl Command {
             Self::Tasks(args) => tasks::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Convert(args) => convert::run(&args),
+            Self::Quantize(args) => quantize::run(*args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Grade(args) => grade::run(&args),
             Self::Compare(args) => compare::run(&args),

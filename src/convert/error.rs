@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::quantise::BlockFault;
 use crate::formats::{DType, FormatError};
 
 /// Why a model cannot be converted. Nothing has been written then.
@@ -76,6 +77,40 @@ pub enum ConvertError {
         tensor: String,
         /// Its type.
         dtype: DType,
+    },
+    /// A tensor cannot be quantised to the type that it should have.
+    #[error("{}: tensor {tensor} to {dtype}: {fault}", path.display())]
+    Quantise {
+        /// The source.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// The type that it should have.
+        dtype: DType,
+        /// What stands against it.
+        fault: BlockFault,
+    },
+    /// A tensor has lost bits already.
+    #[error(
+        "{}: tensor {tensor} is {dtype} already; quantise the original model, or pass \
+         --allow-requantize and lose quality twice",
+        path.display()
+    )]
+    Requantise {
+        /// The source.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// An importance matrix that is none.
+    #[error("{}: {reason}", path.display())]
+    Importance {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The tokenizer cannot be expressed.
     #[error("{}: tokenizer: {reason}", path.display())]

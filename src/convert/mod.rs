@@ -9,10 +9,12 @@ mod config_json;
 mod encode;
 mod error;
 mod family;
+mod importance;
 mod llama3;
 mod metadata;
 mod options;
 mod plan;
+mod quantise;
 mod special_tokens;
 mod to_folder;
 mod to_gguf;
@@ -20,6 +22,11 @@ mod vocabulary;
 
 pub use error::ConvertError;
 pub use family::Family;
+pub use importance::ImportanceMatrix;
 pub use options::{GgufOptions, OutType};
+pub use quantise::{
+    BlockFault, Loss, QuantiseOptions, Quantised, QuantisedTensor, QuantisedType, TypeChoices,
+    quantise,
+};
 pub use to_folder::{FolderOptions, to_folder};
 pub use to_gguf::{Converted, default_file_name, to_gguf};

@@ -117,7 +117,11 @@ fn create_empty(folder: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
-fn family(checkpoint: &Checkpoint, metadata: &GgufMetadata) -> Result<Family, ConvertError> {
+/// The family that a GGUF file's architecture names.
+pub(super) fn family(
+    checkpoint: &Checkpoint,
+    metadata: &GgufMetadata,
+) -> Result<Family, ConvertError> {
     let architecture = metadata.architecture()?;
     Family::ALL
         .into_iter()

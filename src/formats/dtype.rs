@@ -45,6 +45,8 @@ pub enum DType {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    Q1_0,
+    Q2_0,
 }
 
 /// One row per type: itself, its name, elements and bytes per block, and its number in GGUF.
@@ -89,6 +91,8 @@ const TABLE: &[Row] = &[
     (DType::TQ1_0, "TQ1_0", 256, 54, Some(34)),
     (DType::TQ2_0, "TQ2_0", 256, 66, Some(35)),
     (DType::MXFP4, "MXFP4", 32, 17, Some(39)),
+    (DType::Q1_0, "Q1_0", 128, 18, Some(41)),
+    (DType::Q2_0, "Q2_0", 64, 18, Some(42)),
 ];
 
 impl DType {
@@ -132,6 +136,12 @@ impl DType {
             .map(|row| row.0)
     }
 
+    /// The type that ggml calls `name`, in any case.
+    pub fn from_ggml_name(name: &str) -> Option<Self> {
+        let named = |row: &&Row| row.4.is_some() && row.1.eq_ignore_ascii_case(name);
+        TABLE.iter().find(named).map(|row| row.0)
+    }
+
     /// Whether elements are packed in blocks with a shared scale.
     pub fn is_quantized(self) -> bool {
         self.block_size() > 1
@@ -164,8 +174,8 @@ mod tests {
 
     #[test]
     fn every_variant_has_one_row() {
-        // MXFP4 is the last variant, so its discriminant counts them.
-        assert_eq!(TABLE.len(), DType::MXFP4 as usize + 1);
+        // Q2_0 is the last variant, so its discriminant counts them.
+        assert_eq!(TABLE.len(), DType::Q2_0 as usize + 1);
         for row in TABLE {
             assert_eq!(row.0.name(), row.1);
             if let Some(id) = row.4 {

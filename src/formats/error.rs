@@ -125,7 +125,8 @@ pub enum FormatError {
 }
 
 impl FormatError {
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    /// What the operating system said about a file.
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             source,

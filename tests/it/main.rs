@@ -17,15 +17,18 @@
 //! - `hostile_models`: model files that lie.
 //! - `hub_downloads`: the hub room against a server on this machine.
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
+//! - `llama_cpp`: llama.cpp itself, for the others to compare with.
 //! - `merge`: merges against the reference's, determinism, refusals.
 //! - `model_gguf`: the same decoder from a folder and from GGUF.
 //! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
+//! - `quantising`: quantised files against llama.cpp's, to the byte.
 //! - `random_model`: checkpoints with random weights for the others.
 //! - `regrading`: logs graded again give the reference's scores and judge files.
 //! - `shared`: where golden data lies, if it does.
 //! - `symbolic_grading`: mathematical equality against a careful marker.
+//! - `synthetic_gguf`: GGUF files of any shape for the others.
 //! - `task_files`: task files by name, by include, and wrong ones.
 //! - `task_prompts`: documents, prompts and few-shot draws of the reference harness.
 //! - `task_rendering`: `micota tasks --render`, data of every kind, groups, few-shot draws.
@@ -57,15 +60,19 @@ mod gguf_metadata;
 mod hostile_models;
 mod hub_downloads;
 mod legacy_grading;
+#[cfg(feature = "ggml")]
+mod llama_cpp;
 mod merge;
 mod model_gguf;
 mod model_loading;
 mod model_reference;
 mod quant_blocks;
+mod quantising;
 mod random_model;
 mod regrading;
 mod shared;
 mod symbolic_grading;
+mod synthetic_gguf;
 mod task_files;
 mod task_prompts;
 mod task_rendering;
