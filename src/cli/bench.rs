@@ -1,7 +1,6 @@
 //! `micota bench`: how fast a model runs on this machine, next to what the machine allows.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::exit::{Exit, usage};
+use super::model_source::ModelSource;
 use crate::engine::backends::cpu::{
     ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Workload, blocks_of, measure,
 };
@@ -19,8 +19,8 @@ use crate::model::Model;
 /// Measure prefill and decoding of a model, next to what this machine allows
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A model folder or a GGUF file
-    model: PathBuf,
+    /// A model folder, GGUF file or hub name; MODEL+ADAPTER folds an adapter in
+    model: String,
     /// What weights are held and multiplied in: bf16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
@@ -80,7 +80,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         num_blocks: blocks.unwrap_or(1),
         max_model_len: longest.max().unwrap_or(1),
     };
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let source = ModelSource::find(&args.model)?;
+    let checkpoint = Checkpoint::open(source.path())?;
     let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint))?);
     let limit = MachineLimit::measure(&options)?;
     let start = Instant::now();
@@ -113,7 +114,7 @@ impl Report {
     ) -> Self {
         let json = args.json.then(|| {
             json!({
-                "model": args.model.display().to_string(),
+                "model": args.model,
                 "dtype": options.compute_type.name(),
                 "kernels": options.isa.name(),
                 "threads": options.threads,
@@ -127,7 +128,7 @@ impl Report {
         let title = format!(
             "{}: {} in {}, {} threads; packed {:.2} GB in {load_s:.1} s\n\
              machine limit: {:.0} GFLOP/s, reads {:.1} GB/s",
-            args.model.display(),
+            args.model,
             options.isa,
             options.compute_type,
             options.threads,

@@ -12,14 +12,17 @@ use serde_json::{Map, json};
 
 use super::Exit;
 use super::exit::usage;
+use super::model_source::ModelSource;
+use super::verify::{Comparison, compare};
 use crate::convert::{Converted, FolderOptions, GgufOptions, OutType, to_folder, to_gguf};
 use crate::formats::{Checkpoint, DType, GgufSplit, Source, read_json_object};
 
 /// Convert a Hugging Face folder to GGUF, byte for byte as llama.cpp's converter does, or back.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The model: a folder with config.json and safetensors, or a GGUF file for `--to hf`.
-    model: PathBuf,
+    /// The model: a folder with config.json and safetensors, a hub name, MODEL+ADAPTER to fold an
+    /// adapter in, or a GGUF file for `--to hf`.
+    model: String,
     /// The format to write; by default the one that the model is not in.
     #[arg(long, value_enum)]
     to: Option<Format>,
@@ -49,6 +52,10 @@ pub(super) struct Args {
     /// The model's name inside the file; by default the folder's.
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
+    /// Run a few prompts through source and result and compare their logits; exit code 3 if they
+    /// disagree.
+    #[arg(long, conflicts_with_all = ["dry_run", "vocab_only"])]
+    verify: bool,
     /// List every tensor.
     #[arg(long, short)]
     verbose: bool,
@@ -67,7 +74,14 @@ enum Format {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let source = ModelSource::find(&args.model)?;
+    if source.is_temporary() && args.outfile.is_none() {
+        return Err(usage(anyhow::anyhow!(
+            "{}: what is made of it has no place of its own; add --outfile",
+            args.model
+        )));
+    }
+    let checkpoint = Checkpoint::open(source.path())?;
     let is_gguf = matches!(checkpoint.source(), Source::Gguf(_));
     let to = args
         .to
@@ -78,13 +92,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let converted = match to {
         Format::Gguf => to_gguf(&checkpoint, &gguf_options(args)?, &progress)?,
         Format::Hf => {
-            let folder = hf_folder(args);
+            let folder = hf_folder(args, source.path());
             to_folder(&checkpoint, &folder, &folder_options(args)?, &progress)?
         }
     };
     bar.finish_and_clear();
-    report(args, &converted, started.elapsed().as_secs_f64())?;
-    Ok(Exit::Done)
+    let seconds = started.elapsed().as_secs_f64();
+    let comparison = match (args.verify, converted.files.first(), to) {
+        (true, Some(_), Format::Hf) => {
+            Some(compare(source.path(), &hf_folder(args, source.path()))?)
+        }
+        (true, Some(file), Format::Gguf) => Some(compare(source.path(), file)?),
+        _ => None,
+    };
+    report(args, &converted, seconds, comparison.as_ref())?;
+    Ok(match comparison {
+        Some(comparison) if !comparison.agrees() => Exit::GateFailed,
+        _ => Exit::Done,
+    })
 }
 
 fn split(args: &Args) -> GgufSplit {
@@ -149,11 +174,11 @@ fn folder_options(args: &Args) -> anyhow::Result<FolderOptions> {
 }
 
 /// `--outfile`, else the file's name without `.gguf`.
-fn hf_folder(args: &Args) -> PathBuf {
+fn hf_folder(args: &Args, model: &Path) -> PathBuf {
     args.outfile.clone().unwrap_or_else(|| {
-        let stem = args.model.with_extension("");
-        if stem == args.model {
-            args.model.join("hf")
+        let stem = model.with_extension("");
+        if stem == model {
+            model.join("hf")
         } else {
             stem
         }
@@ -174,7 +199,12 @@ pub(super) fn progress_bar(checkpoint: &Checkpoint) -> ProgressBar {
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn report(args: &Args, converted: &Converted, seconds: f64) -> anyhow::Result<()> {
+fn report(
+    args: &Args,
+    converted: &Converted,
+    seconds: f64,
+    comparison: Option<&Comparison>,
+) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if args.json {
         let tensors = converted.tensors.iter().map(
@@ -188,6 +218,7 @@ fn report(args: &Args, converted: &Converted, seconds: f64) -> anyhow::Result<()
             "tensor_bytes": converted.tensor_bytes,
             "seconds": seconds,
             "tensors": tensors.collect::<Vec<_>>(),
+            "verify": comparison.map(Comparison::to_json),
         });
         writeln!(out, "{result:#}")?;
         return Ok(());
@@ -207,6 +238,9 @@ fn report(args: &Args, converted: &Converted, seconds: f64) -> anyhow::Result<()
     )?;
     for file in &converted.files {
         writeln!(out, "{}", Path::display(file))?;
+    }
+    if let Some(comparison) = comparison {
+        writeln!(out, "{}", comparison.line())?;
     }
     Ok(())
 }

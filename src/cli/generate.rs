@@ -17,6 +17,7 @@ use crate::task::{ChatOptions, ChatTemplate};
 
 use super::engine_args::EngineArgs;
 use super::exit::{Exit, usage};
+use super::model_source::ModelSource;
 use super::notice::notice;
 use super::progress::{ProgressDisplay, Snapshot};
 
@@ -27,9 +28,9 @@ use super::progress::{ProgressDisplay, Snapshot};
 /// Killed at any time, the same command goes on where it was.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Folder or GGUF file of the model
-    #[arg(long, value_name = "PATH")]
-    model: PathBuf,
+    /// Folder, GGUF file or hub name of the model; MODEL+ADAPTER folds an adapter in
+    #[arg(long, value_name = "MODEL")]
+    model: String,
     /// Prompts, one JSON object per line
     #[arg(long, value_name = "IN.jsonl")]
     prompts: PathBuf,
@@ -105,7 +106,8 @@ impl SamplingArgs {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let lines = read_prompts(&args.prompts).map_err(usage)?;
-    let mut loaded = args.engine.load(&args.model)?;
+    let source = ModelSource::find(&args.model)?;
+    let mut loaded = args.engine.load(source.path())?;
     let prompts = tokenise(&lines, &args.prompts, &loaded.tokenizer).map_err(usage)?;
     let params = args.sampling.params(&loaded.tokenizer);
     let job = GenerateJob {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::Exit;
+use super::model_source::ModelSource;
 use crate::formats::{Checkpoint, GgufArray, GgufValue, SafetensorsFile, Source, TensorView};
 use crate::model::Model;
 
@@ -20,8 +20,9 @@ const SHOWN_CHARS: usize = 60;
 /// Show the metadata and tensors of a GGUF file, a safetensors file or a model folder.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A GGUF file, a safetensors file, or a folder with a model.
-    path: PathBuf,
+    /// A GGUF file, a safetensors file, a model folder or a hub name; MODEL+ADAPTER folds an
+    /// adapter in.
+    model: String,
     /// Print everything as JSON, arrays in full.
     #[arg(long)]
     json: bool,
@@ -49,14 +50,13 @@ struct Tensor {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let is_safetensors = args
-        .path
-        .extension()
-        .is_some_and(|found| found == "safetensors");
+    let source = ModelSource::find(&args.model)?;
+    let path = source.path();
+    let is_safetensors = path.extension().is_some_and(|found| found == "safetensors");
     let report = if is_safetensors {
-        of_safetensors(&SafetensorsFile::open(&args.path)?)
+        of_safetensors(&SafetensorsFile::open(path)?)
     } else {
-        of_checkpoint(&Arc::new(Checkpoint::open(&args.path)?))
+        of_checkpoint(&Arc::new(Checkpoint::open(path)?))
     };
     let mut out = std::io::stdout().lock();
     if args.json {

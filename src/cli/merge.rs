@@ -236,10 +236,7 @@ fn options(args: &Args) -> anyhow::Result<MergeOptions> {
         lenient: args.lenient,
         lora_dtype: args.lora_merge_dtype,
         threads: args.num_threads.map(usize::from),
-        fetch: Box::new(|id, revision| {
-            let hub = super::prompting::hub();
-            hub.model(id, revision).map_err(|error| error.to_string())
-        }),
+        fetch: super::model_source::fetch(),
     })
 }
 

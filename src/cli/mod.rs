@@ -18,10 +18,12 @@ mod eval;
 mod exit;
 mod generate;
 mod grade;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod log;
 mod merge;
+mod model_source;
 mod notice;
 mod plan;
 mod progress;
@@ -30,6 +32,7 @@ mod quantities;
 mod quantize;
 mod tasks;
 mod train;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -63,6 +66,7 @@ enum Command {
     Merge(Box<merge::Args>),
     Convert(convert::Args),
     Quantize(Box<quantize::Args>),
+    Imatrix(Box<imatrix::Args>),
     Inspect(inspect::Args),
     Train(train::Args),
     Data(data::Args),
@@ -90,6 +94,7 @@ impl Command {
             Self::Bench(args) => bench::run(&args),
             Self::Convert(args) => convert::run(&args),
             Self::Quantize(args) => quantize::run(*args),
+            Self::Imatrix(args) => imatrix::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Grade(args) => grade::run(&args),
             Self::Compare(args) => compare::run(&args),

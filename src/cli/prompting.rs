@@ -39,6 +39,16 @@ pub(super) struct PromptArgs {
 }
 
 impl PromptArgs {
+    /// For commands with fewer flags: shots, and whether the model's own template is used.
+    pub(super) fn new(num_fewshot: Option<usize>, apply_chat_template: bool) -> Self {
+        Self {
+            num_fewshot,
+            apply_chat_template: apply_chat_template.then(String::new),
+            system_instruction: None,
+            fewshot_as_multiturn: false,
+        }
+    }
+
     /// Whether a chat template is asked for.
     pub(super) fn wants_template(&self) -> bool {
         self.apply_chat_template.is_some()

@@ -1,13 +1,14 @@
 //! `micota tasks`: what can be evaluated, and exactly what a model would read.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use comfy_table::{Cell, Table, presets};
 use serde_json::{Value, json};
 
 use super::exit::{Exit, usage};
+use super::model_source::ModelSource;
 use super::prompting::{self, PromptArgs};
 use crate::formats::{Checkpoint, Tokenizer};
 use crate::task::{self, DataSources, Overrides, Registry, TaskConfig, TaskEntry};
@@ -26,9 +27,9 @@ pub(super) struct Args {
     #[arg(long, short = 'L', default_value_t = 1, requires = "render")]
     limit: usize,
 
-    /// Model directory or GGUF file whose tokenizer and chat template are used.
-    #[arg(long, short = 'M', value_name = "PATH", requires = "render")]
-    model: Option<PathBuf>,
+    /// Model (folder, GGUF file or hub name) whose tokenizer and chat template are used.
+    #[arg(long, short = 'M', value_name = "MODEL", requires = "render")]
+    model: Option<String>,
 
     #[command(flatten)]
     prompt: PromptArgs,
@@ -184,8 +185,9 @@ struct Model {
     template: Option<task::ChatTemplate>,
 }
 
-fn open_model(path: &Path, args: &PromptArgs) -> anyhow::Result<Model> {
-    let checkpoint = Checkpoint::open(path)?;
+fn open_model(name: &str, args: &PromptArgs) -> anyhow::Result<Model> {
+    let source = ModelSource::find(name)?;
+    let checkpoint = Checkpoint::open(source.path())?;
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
     let template = args.chat_template(&tokenizer)?;
     Ok(Model {
@@ -196,7 +198,7 @@ fn open_model(path: &Path, args: &PromptArgs) -> anyhow::Result<Model> {
 
 fn render(args: &Args, registry: &Registry, patterns: &str) -> anyhow::Result<String> {
     let model = match &args.model {
-        Some(path) => Some(open_model(path, &args.prompt)?),
+        Some(name) => Some(open_model(name, &args.prompt)?),
         None if args.prompt.wants_template() => {
             return Err(usage(anyhow::anyhow!(
                 "--apply_chat_template needs --model: the template is the model's"

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::Exit;
 use super::exit::usage;
+use super::model_source::ModelSource;
 use crate::train::recipe::Recipe;
 use crate::train::run::{Plan, Progress, Run};
 
@@ -21,7 +22,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let recipe = Recipe::load(&args.recipe).map_err(usage)?;
+    let mut recipe = Recipe::load(&args.recipe).map_err(usage)?;
+    // Alive until the end: the tokenizer's files are copied from it.
+    let mut source = ModelSource::find(&recipe.model_name_or_path.to_string_lossy())?;
+    if !recipe.train_from_scratch {
+        source = source.into_folder()?;
+    }
+    recipe.model_name_or_path = source.path().to_owned();
     let output = recipe.output_dir.clone();
     let run = Run::prepare(recipe)?;
     let mut out = std::io::stderr();

@@ -16,6 +16,7 @@ const TYPE: &str = "imatrix";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
+const RUN: &str = "micota.imatrix.run";
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 /// llama.cpp's limit on texts that become metadata, in bytes.
@@ -33,6 +34,8 @@ pub struct ImportanceMatrix {
     pub num_chunks: u32,
     /// Tokens of a chunk; 0 where the file does not say.
     pub chunk_size: u32,
+    /// Names the run that collects this, so that it can go on; our own key in GGUF files.
+    pub run: Option<String>,
     /// The file that this was read from.
     path: Option<PathBuf>,
 }
@@ -58,6 +61,25 @@ impl ImportanceMatrix {
     pub fn set(&mut self, tensor: &str, sums: Vec<f32>, count: u64) {
         self.entries
             .insert(tensor.to_owned(), Entry { sums, count });
+    }
+
+    /// Adds to a tensor's sums of squares, over `count` more rows.
+    ///
+    /// # Panics
+    /// The tensor has another number of columns.
+    pub fn add(&mut self, tensor: &str, sums: &[f64], count: u64) {
+        let entry = self
+            .entries
+            .entry(tensor.to_owned())
+            .or_insert_with(|| Entry {
+                sums: vec![0.0; sums.len()],
+                count: 0,
+            });
+        assert_eq!(entry.sums.len(), sums.len(), "columns of {tensor}");
+        for (total, sum) in entry.sums.iter_mut().zip(sums) {
+            *total = (f64::from(*total) + sum) as f32;
+        }
+        entry.count += count;
     }
 
     /// Names of all tensors, sorted.
@@ -148,6 +170,7 @@ impl ImportanceMatrix {
         };
         let mut matrix = Self {
             num_chunks,
+            run: metadata.find_str(RUN)?.map(str::to_owned),
             ..Self::new(datasets.to_vec(), chunk_size)
         };
         for view in checkpoint.tensors() {
@@ -222,8 +245,13 @@ impl ImportanceMatrix {
             (DATASETS, GgufValue::Array(datasets)),
             (CHUNK_COUNT, GgufValue::U32(self.num_chunks)),
             (CHUNK_SIZE, GgufValue::U32(self.chunk_size)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value));
+        ];
+        let run = self.run.clone().map(GgufValue::String);
+        let pairs: Vec<_> = pairs
+            .into_iter()
+            .chain(run.map(|run| (RUN, run)))
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         let mut planned = Vec::new();
         for (tensor, entry) in &self.entries {
             for (suffix, len) in [(SUMS, entry.sums.len()), (COUNTS, 1)] {

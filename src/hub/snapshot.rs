@@ -9,7 +9,8 @@ use super::client::{Hub, Listing, RepoKind};
 use super::error::HubError;
 
 /// Files beside the weights that a loader may read.
-const SMALL_FILES: [&str; 13] = [
+const SMALL_FILES: [&str; 14] = [
+    "adapter_config.json",
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -25,13 +26,15 @@ const SMALL_FILES: [&str; 13] = [
     "README.md",
 ];
 const WEIGHTS: &str = "model.safetensors";
+/// The weights of a LoRA adapter, which has no others.
+const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Bytes of a shard index. The largest published ones have 10 MB.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 impl Hub {
     /// Brings a model to this machine: a folder with its configuration, tokenizer and safetensors
-    /// weights, or its one GGUF file where it has no safetensors.
+    /// weights (an adapter's if that is all), or its one GGUF file where it has no safetensors.
     ///
     /// # Errors
     /// As [`Hub::file`]; no weights that can be read; several GGUF files to choose from.
@@ -70,8 +73,10 @@ impl Hub {
             files.push(INDEX.to_owned());
             return Ok(files);
         }
-        if has(WEIGHTS) {
-            return Ok(vec![WEIGHTS.to_owned()]);
+        for weights in [WEIGHTS, ADAPTER_WEIGHTS] {
+            if has(weights) {
+                return Ok(vec![weights.to_owned()]);
+            }
         }
         let ggufs: Vec<&String> = listing.files.iter().filter(|file| is_gguf(file)).collect();
         let problem = match ggufs.as_slice() {

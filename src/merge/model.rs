@@ -63,7 +63,8 @@ impl Models {
     }
 }
 
-/// Gives the local folder of a hub repository (and revision), or says why it cannot.
+/// Gives the local folder of a hub repository (and revision), or one made of a GGUF file, or says
+/// why it cannot.
 pub type Fetch = dyn Fn(&str, Option<&str>) -> Result<PathBuf, String> + Send + Sync;
 
 /// How models are found and adapted.
@@ -189,7 +190,7 @@ fn locate(
     options: &OpenOptions<'_>,
 ) -> Result<PathBuf, MergeError> {
     let path = Path::new(&location.path);
-    if path.exists() {
+    if path.exists() && !path.extension().is_some_and(|found| found == "gguf") {
         return Ok(path.to_owned());
     }
     let revision = location.revision.as_deref();

@@ -3,6 +3,7 @@
 //! The only tests with `unsafe`: plain calls of a C library, each with its contract.
 #![allow(unsafe_code, reason = "calls into llama.cpp")]
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::sync::Once;
@@ -127,6 +128,16 @@ pub(crate) struct LlamaCpp {
 impl LlamaCpp {
     /// Loads a GGUF file on the CPU with a cache in single precision; `None` if it refuses.
     pub(crate) fn load(path: &Path, context_length: u32) -> Option<Self> {
+        Self::load_watched(path, context_length, None)
+    }
+
+    /// As [`Self::load`]; `squares` get the sums of squares of what each matrix of a layer is
+    /// multiplied with. They must stay where they are as long as this lives.
+    fn load_watched(
+        path: &Path,
+        context_length: u32,
+        squares: Option<&mut Squares>,
+    ) -> Option<Self> {
         start();
         let path = c_path(path);
         // SAFETY: the defaults are values; the path ends in a zero and outlives the call; null
@@ -145,6 +156,10 @@ impl LlamaCpp {
             params.n_threads_batch = 1;
             params.type_k = sys::GGML_TYPE_F32;
             params.type_v = sys::GGML_TYPE_F32;
+            if let Some(squares) = squares {
+                params.cb_eval = Some(watch);
+                params.cb_eval_user_data = std::ptr::from_mut(squares).cast();
+            }
             let context = sys::llama_init_from_model(model, params);
             if context.is_null() {
                 sys::llama_model_free(model);
@@ -188,4 +203,54 @@ impl Drop for LlamaCpp {
             sys::llama_model_free(self.model);
         }
     }
+}
+
+/// Sums of squares by tensor.
+type Squares = BTreeMap<String, Vec<f64>>;
+
+/// Sums of squares of what each matrix of a layer is multiplied with, over these tokens.
+pub(crate) fn squares(path: &Path, tokens: &[u32]) -> Squares {
+    let mut squares = Squares::new();
+    let length = tokens.len() as u32;
+    let mut model = LlamaCpp::load_watched(path, length, Some(&mut squares)).unwrap();
+    model.decode(tokens);
+    drop(model);
+    squares
+}
+
+/// Takes the inputs of products with weights of layers.
+unsafe extern "C" fn watch(tensor: *mut sys::ggml_tensor, ask: bool, squares: *mut c_void) -> bool {
+    // SAFETY: llama.cpp passes a live tensor of its graph; a product has two sources; what a name
+    // begins with ends in a zero; `squares` is what `load_watched` was given, which outlives the
+    // context and is used by this thread alone. Sources of a product on the CPU are host memory
+    // of `ne` by `nb`, here single precision.
+    unsafe {
+        let product = &*tensor;
+        if product.op != sys::GGML_OP_MUL_MAT {
+            return false;
+        }
+        let (weight, input) = (&*product.src[0], &*product.src[1]);
+        let name = std::ffi::CStr::from_ptr(weight.name.as_ptr()).to_string_lossy();
+        if !name.starts_with("blk.") || input.type_ != sys::GGML_TYPE_F32 {
+            return false;
+        }
+        if ask {
+            return true;
+        }
+        let (columns, rows) = (input.ne[0] as usize, input.ne[1] as usize);
+        let sums = &mut *squares.cast::<Squares>();
+        let sums = sums
+            .entry(name.into_owned())
+            .or_insert_with(|| vec![0.0; columns]);
+        for row in 0..rows {
+            let row = input.data.cast::<u8>().add(row * input.nb[1]).cast::<f32>();
+            for (sum, value) in sums
+                .iter_mut()
+                .zip(std::slice::from_raw_parts(row, columns))
+            {
+                *sum += f64::from(*value) * f64::from(*value);
+            }
+        }
+    }
+    true
 }

@@ -16,12 +16,15 @@
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
 //! - `hostile_models`: model files that lie.
 //! - `hub_downloads`: the hub room against a server on this machine.
+//! - `importance`: importance matrices against llama.cpp's activations, and their use.
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `llama_cpp`: llama.cpp itself, for the others to compare with.
 //! - `merge`: merges against the reference's, determinism, refusals.
 //! - `model_gguf`: the same decoder from a folder and from GGUF.
+//! - `model_llama_cpp`: llama.cpp loads our files and says what our engine says.
 //! - `model_loading`: checkpoints that do not fit their configuration.
 //! - `model_reference`: the reference decoder against transformers, layer by layer.
+//! - `model_sources`: commands on every form that a model comes in.
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `quantising`: quantised files against llama.cpp's, to the byte.
 //! - `random_model`: checkpoints with random weights for the others.
@@ -59,13 +62,17 @@ mod gguf_listings;
 mod gguf_metadata;
 mod hostile_models;
 mod hub_downloads;
+mod importance;
 mod legacy_grading;
 #[cfg(feature = "ggml")]
 mod llama_cpp;
 mod merge;
 mod model_gguf;
+#[cfg(feature = "ggml")]
+mod model_llama_cpp;
 mod model_loading;
 mod model_reference;
+mod model_sources;
 mod quant_blocks;
 mod quantising;
 mod random_model;

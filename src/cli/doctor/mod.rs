@@ -5,7 +5,6 @@ mod machine;
 mod needs;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,6 +12,7 @@ use serde::Serialize;
 
 use super::Exit;
 use super::engine_args::EngineArgs;
+use super::model_source::ModelSource;
 use crate::formats::Checkpoint;
 use crate::model::Model;
 use devices::Devices;
@@ -22,8 +22,8 @@ use needs::ModelNeeds;
 /// Show what this machine offers and what a model would take of it.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A model folder or GGUF file to look at
-    model: Option<PathBuf>,
+    /// A model folder, GGUF file or hub name to look at; MODEL+ADAPTER folds an adapter in
+    model: Option<String>,
     /// The same, as a flag
     #[arg(
         long = "model",
@@ -31,7 +31,7 @@ pub(super) struct Args {
         value_name = "MODEL",
         conflicts_with = "model"
     )]
-    model_flag: Option<PathBuf>,
+    model_flag: Option<String>,
     /// Measure the peak of kernels and memory, which takes some seconds of all cores
     #[arg(long)]
     measure: bool,
@@ -58,7 +58,9 @@ struct Report {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let options = args.engine.options();
     let model = match args.model.as_ref().or(args.model_flag.as_ref()) {
-        Some(path) => {
+        Some(name) => {
+            let source = ModelSource::find(name)?;
+            let path = source.path();
             let checkpoint = Arc::new(Checkpoint::open(path)?);
             let model =
                 Model::from_checkpoint(checkpoint).with_context(|| path.display().to_string())?;

@@ -62,6 +62,8 @@ pub(super) struct ModelArgs {
     pub(super) pretrained: String,
     /// A revision of it on the hub.
     pub(super) revision: Option<String>,
+    /// A LoRA adapter to fold in: a path or an id on the hub.
+    pub(super) adapter: Option<String>,
     /// Tokens of prompt and answer together.
     pub(super) max_model_len: Option<usize>,
     /// Sequences in flight.
@@ -131,6 +133,7 @@ impl ModelArgs {
                 self.backend
             ))
         })?;
+        self.adapter = text("lora_local_path");
         self.revision = text("revision").filter(|revision| revision != "main");
         self.max_model_len = max_model_len(parsed)?;
         self.max_num_seqs = count(parsed, "max_num_seqs")?;
@@ -205,12 +208,6 @@ impl ModelArgs {
             return Err(usage(anyhow::anyhow!(
                 "--model_args tokenizer={tokenizer}: a model runs with its own tokenizer here; put \
                  these tokenizer files into the model's folder"
-            )));
-        }
-        if let Some(adapter) = text("lora_local_path") {
-            return Err(usage(anyhow::anyhow!(
-                "--model_args lora_local_path={adapter}: adapters are not applied at run time; \
-                 merge it into the model first"
             )));
         }
         if let Some(side) = text("truncation_side").filter(|side| side != "left") {

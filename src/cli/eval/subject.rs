@@ -1,7 +1,7 @@
 //! What is evaluated: a model in our own engine, or one behind a server.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -11,8 +11,9 @@ use super::model_args::ModelArgs;
 use super::server_args::ServerArgs;
 use crate::cli::engine_args::EngineArgs;
 use crate::cli::exit::usage;
+use crate::cli::model_source::ModelSource;
 use crate::cli::notice::notice;
-use crate::cli::prompting::{self, PromptArgs};
+use crate::cli::prompting::PromptArgs;
 use crate::engine::{LoadedModel, ModelInfo, Request, RequestError, Tokenizer};
 use crate::eval::Generator;
 use crate::eval::endpoint::{EndpointGenerator, Wire};
@@ -32,7 +33,7 @@ const MESSAGES: &str = "[{% for message in messages %}{\"role\": {{ message.role
 pub(super) enum Subject {
     /// A model in our engine.
     Engine {
-        path: PathBuf,
+        source: ModelSource,
         loaded: Box<LoadedModel>,
     },
     /// A model behind a server.
@@ -55,8 +56,12 @@ impl Subject {
         if let Some(args) = &model.server {
             return Self::server(args);
         }
-        let path = resolve(model)?;
-        let loaded = engine.load_with(&path, |options| {
+        let source = ModelSource::find_at(
+            &model.pretrained,
+            model.revision.as_deref(),
+            model.adapter.as_deref(),
+        )?;
+        let loaded = engine.load_with(source.path(), |options| {
             options.max_model_len = model.max_model_len.or(options.max_model_len);
             options.max_num_seqs = options.max_num_seqs.or(max_num_seqs);
             options.compute_type = model.compute_type.unwrap_or(options.compute_type);
@@ -65,7 +70,7 @@ impl Subject {
             }
         })?;
         let loaded = Box::new(loaded);
-        Ok(Self::Engine { path, loaded })
+        Ok(Self::Engine { source, loaded })
     }
 
     fn server(args: &ServerArgs) -> anyhow::Result<Self> {
@@ -173,8 +178,8 @@ impl Subject {
     /// What a manifest says about the model.
     pub(super) fn identity(&self) -> Map<String, Value> {
         match self {
-            Self::Engine { path, loaded } => object(json!({
-                "model_path": path.display().to_string(),
+            Self::Engine { source, loaded } => object(json!({
+                "model_path": source.path().display().to_string(),
                 "model_family": loaded.info.family,
                 "model_parameters": loaded.info.num_parameters,
                 "batch_invariant": loaded.info.is_batch_invariant,
@@ -238,29 +243,6 @@ impl Subject {
             }
         }
     }
-}
-
-/// The model's place on this machine: a path, or what the hub brings.
-fn resolve(model: &ModelArgs) -> anyhow::Result<PathBuf> {
-    let name = model.pretrained.as_str();
-    let path = Path::new(name);
-    if path.exists() {
-        return Ok(path.to_owned());
-    }
-    let looks_like_id = name.split('/').count() == 2
-        && !name.starts_with(['.', '/', '~'])
-        && !name.ends_with('/')
-        && path.extension().is_none_or(|extension| extension != "gguf");
-    if !looks_like_id {
-        return Err(usage(anyhow::anyhow!(
-            "--model {name}: no such file or folder, and no Hub name (OWNER/NAME) either"
-        )));
-    }
-    prompting::hub()
-        .model(name, model.revision.as_deref())
-        .with_context(|| {
-            format!("--model {name}: not a path here, so it was looked for on the hub")
-        })
 }
 
 fn engine_facts(info: &ModelInfo) -> Map<String, Value> {

@@ -14,7 +14,7 @@ use crate::model::{self, DecoderSpec, Model, Rope, WeightId};
 
 use super::demand::kv_shape;
 use super::weights::{LayerWeights, Weights, weight};
-use super::{CpuOptions, failure};
+use super::{CpuOptions, Executor, LayerInput, SquareSums, failure};
 
 /// A packed model, its KV cache and the buffers of a step.
 pub(super) struct Decoder<O: Operand> {
@@ -31,6 +31,8 @@ pub(super) struct Decoder<O: Operand> {
     sources: Vec<usize>,
     /// `0..num_rows`.
     every_row: Vec<usize>,
+    /// What matrices are multiplied with, while somebody wants to know.
+    squares: Option<SquareSums>,
 }
 
 /// Activations of a step, grown to the largest step so far.
@@ -96,6 +98,7 @@ impl<O: Arithmetic> Decoder<O> {
             buffers: Buffers::new(spec),
             sources: Vec::new(),
             every_row: Vec::new(),
+            squares: None,
             model: Arc::clone(model),
             cpu,
             weights,
@@ -188,6 +191,9 @@ impl<O: Arithmetic> Decoder<O> {
             eps,
             &mut buffers.normed,
         );
+        if let Some(squares) = &mut self.squares {
+            squares.add_layer(layer, LayerInput::Attention, &buffers.normed, rows);
+        }
         let bias = weights.qkv_bias.as_deref();
         let (normed, qkv) = (&buffers.normed, &mut buffers.qkv);
         linear(cpu, &weights.qkv, normed, rows, bias, Target::Replace, qkv);
@@ -208,6 +214,9 @@ impl<O: Arithmetic> Decoder<O> {
         };
         let (scratch, attended) = (&mut self.attention, &mut buffers.attended);
         attention(cpu, plan, &shape, queries, cache, layer, scratch, attended);
+        if let Some(squares) = &mut self.squares {
+            squares.add_layer(layer, LayerInput::AttentionOutput, attended, rows);
+        }
         let post_norm = weights.post_attn_norm.as_ref();
         join(
             cpu,
@@ -242,6 +251,10 @@ impl<O: Arithmetic> Decoder<O> {
         );
         let (normed, gated) = (&buffers.normed, &mut buffers.gated);
         gated_linear(cpu, &weights.gate_up, normed, rows, self.activation, gated);
+        if let Some(squares) = &mut self.squares {
+            squares.add_layer(layer, LayerInput::Mlp, normed, rows);
+            squares.add_layer(layer, LayerInput::Down, gated, rows);
+        }
         let post_norm = weights.post_ffn_norm.as_ref();
         join(
             cpu,
@@ -273,6 +286,9 @@ impl<O: Arithmetic> Decoder<O> {
             eps,
             &mut buffers.normed,
         );
+        if let Some(squares) = &mut self.squares {
+            squares.add_head(&buffers.normed, rows);
+        }
         let (head, stride) = (&self.weights.head, spec.vocab_size);
         let target = Target::Replace;
         linear_strided(
@@ -354,5 +370,11 @@ impl<O: Arithmetic> ModelRunner for Decoder<O> {
         }
         self.cache.copy_block(source as usize, target as usize);
         Ok(())
+    }
+}
+
+impl<O: Arithmetic> Executor for Decoder<O> {
+    fn squares(&mut self) -> &mut Option<SquareSums> {
+        &mut self.squares
     }
 }

@@ -6,6 +6,7 @@
 mod decoder;
 mod demand;
 mod measure;
+mod squares;
 mod weights;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use decoder::Decoder;
 pub use demand::CpuDemand;
 pub(in crate::engine) use measure::step_flops;
 pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure};
+pub use squares::{LayerInput, SquareSums};
 
 /// What weights, activations and the KV cache are held and multiplied in; sums are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +80,15 @@ pub struct CpuOptions {
     pub max_model_len: usize,
 }
 
+/// A decoder of any element type.
+trait Executor: ModelRunner {
+    /// Where sums of squares are kept; `None` keeps none.
+    fn squares(&mut self) -> &mut Option<SquareSums>;
+}
+
 /// The CPU executor.
 pub struct CpuRunner {
-    decoder: Box<dyn ModelRunner + Send>,
+    decoder: Box<dyn Executor + Send>,
     weight_bytes: u64,
     kv_bytes: u64,
 }
@@ -124,6 +132,12 @@ impl CpuRunner {
             kv_bytes: decoder.kv_bytes(),
             decoder: Box::new(decoder),
         }
+    }
+
+    /// Sums of squares of what matrices are multiplied with: put zeros here, and every step adds
+    /// to them; `None`, as it is at first, costs nothing. The sums must be of this model's sizes.
+    pub fn squares(&mut self) -> &mut Option<SquareSums> {
+        self.decoder.squares()
     }
 
     /// Bytes of the packed weights.
