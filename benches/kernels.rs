@@ -1,6 +1,7 @@
 //! Kernels against the machine's limits, measured in the same run.
 //!
-//! `cargo bench --bench kernels [-- FILTER]` prints a table per subject: `linear`, `attention`.
+//! `cargo bench --bench kernels [-- FILTER]` prints a table per subject: `linear`, `ints`,
+//! `attention`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports")]
 
@@ -8,9 +9,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use micota::kernels::cpu::{
-    AttentionScratch, Bf16, Cpu, F32, Isa, KvCache, KvShape, PackedMatrix, Plan, RotaryTable, Rows,
-    SequenceRows, Target, attention, linear, peak_flops, read_bandwidth, rotate_and_store,
+    AttentionScratch, Bf16, Cpu, F32, IntFormat, IntMatrix, IntRows, Isa, KvCache, KvShape,
+    PackedMatrix, Plan, RotaryTable, Rows, SequenceRows, Target, attention, linear, linear_ints,
+    peak_flops, peak_int_ops, quantise_rows, read_bandwidth, rotate_and_store,
 };
+use micota::kernels::quant::BlockType;
 use micota::kernels::reference::AttentionShape;
 
 /// The fastest of the rounds that fit into a short burst: the machine may be shared.
@@ -26,62 +29,133 @@ fn best_of(mut body: impl FnMut()) -> Duration {
     best
 }
 
+/// Outputs and inputs of Qwen2.5-0.5B's matrices, and a quarter of its head.
+const MATRICES: [(usize, usize); 5] = [
+    (1152, 896),
+    (9728, 896),
+    (896, 4864),
+    (896, 896),
+    (37984, 896),
+];
+
+const ROW_COUNTS: [usize; 6] = [1, 8, 32, 64, 256, 512];
+
+fn weight(output: usize, input: usize) -> f32 {
+    ((output * 7 + input * 13) % 32) as f32 / 32.0 - 0.5
+}
+
+fn bf16_rows(num_rows: usize, inputs: usize) -> Rows<Bf16> {
+    let mut rows = Rows::<Bf16>::zeros(num_rows, inputs);
+    for row in 0..num_rows {
+        let values: Vec<_> = (0..inputs).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
+        rows.set_row(row, &values);
+    }
+    rows
+}
+
+/// Prints one line of a table of products.
+fn report(
+    shape: (usize, usize),
+    num_rows: usize,
+    weight_bytes: usize,
+    time: Duration,
+    (peak, bandwidth): (f64, f64),
+) {
+    let (outputs, inputs) = shape;
+    let time = time.as_secs_f64();
+    let flops = 2.0 * (outputs * inputs * num_rows) as f64 / time;
+    let bytes = weight_bytes as f64 / time;
+    println!(
+        "{outputs:>7} x {inputs:<7} {num_rows:>8} {:>9.0} {:>7.0}% {:>7.1} {:>7.0}%",
+        flops / 1e9,
+        100.0 * flops / peak,
+        bytes / 1e9,
+        100.0 * bytes / bandwidth
+    );
+}
+
 fn measure_linear(cpu: &mut Cpu) {
-    let peak = peak_flops::<Bf16>(cpu);
-    let bandwidth = read_bandwidth(cpu);
+    let limits = (peak_flops::<Bf16>(cpu), read_bandwidth(cpu));
     println!(
         "\nlinear, bf16, {} threads, {}: peak {:.0} GFLOP/s (f32 {:.0}), read {:.1} GB/s",
         cpu.threads(),
         cpu.isa(),
-        peak / 1e9,
+        limits.0 / 1e9,
         peak_flops::<F32>(cpu) / 1e9,
-        bandwidth / 1e9
+        limits.1 / 1e9
     );
     println!("outputs x inputs      rows   GFLOP/s  of peak    GB/s  of read");
-    for (outputs, inputs) in [
-        (1152, 896),
-        (9728, 896),
-        (896, 4864),
-        (896, 896),
-        (37984, 896),
-    ] {
+    for shape in MATRICES {
+        let (outputs, inputs) = shape;
         let weights = PackedMatrix::<Bf16>::pack(cpu, outputs, inputs, |output, row| {
             for (input, value) in row.iter_mut().enumerate() {
-                *value = ((output * 7 + input * 13) % 32) as f32 / 32.0 - 0.5;
+                *value = weight(output, input);
             }
         })
         .expect("memory");
-        for num_rows in [1, 8, 32, 64, 256, 512] {
-            let mut rows = Rows::<Bf16>::zeros(num_rows, inputs);
-            for row in 0..num_rows {
-                let values: Vec<_> = (0..inputs).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-                rows.set_row(row, &values);
-            }
+        for num_rows in ROW_COUNTS {
+            let rows = bf16_rows(num_rows, inputs);
             let mut out = Rows::<F32>::zeros(num_rows, outputs);
             let time = best_of(|| {
-                linear(
-                    cpu,
-                    &weights,
-                    &rows,
-                    num_rows,
-                    None,
-                    Target::Replace,
-                    &mut out,
-                );
+                let target = Target::Replace;
+                linear(cpu, &weights, &rows, num_rows, None, target, &mut out);
                 black_box(&mut out);
-            })
-            .as_secs_f64();
-            let flops = 2.0 * (outputs * inputs * num_rows) as f64 / time;
-            let bytes = weights.bytes() as f64 / time;
-            println!(
-                "{outputs:>7} x {inputs:<7} {num_rows:>8} {:>9.0} {:>7.0}% {:>7.1} {:>7.0}%",
-                flops / 1e9,
-                100.0 * flops / peak,
-                bytes / 1e9,
-                100.0 * bytes / bandwidth
-            );
+            });
+            report(shape, num_rows, weights.bytes(), time, limits);
         }
     }
+}
+
+/// Products of integers, the rounding of the activations included.
+fn measure_ints(cpu: &mut Cpu) {
+    let limits = (peak_int_ops(cpu), read_bandwidth(cpu));
+    for format in [
+        IntFormat::Int8,
+        IntFormat::Int8PerRow,
+        IntFormat::Int4,
+        IntFormat::Int4Affine,
+    ] {
+        println!(
+            "\nints, {}, {} threads, {}: peak {:.0} GOP/s, read {:.1} GB/s",
+            format.name(),
+            cpu.threads(),
+            cpu.isa(),
+            limits.0 / 1e9,
+            limits.1 / 1e9
+        );
+        println!("outputs x inputs      rows     GOP/s  of peak    GB/s  of read");
+        for shape in MATRICES {
+            let (outputs, inputs) = shape;
+            let weights = int_matrix(cpu, format, outputs, inputs);
+            for num_rows in ROW_COUNTS {
+                let rows = bf16_rows(num_rows, inputs);
+                let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+                let mut out = Rows::<F32>::zeros(num_rows, outputs);
+                let time = best_of(|| {
+                    let target = Target::Replace;
+                    quantise_rows(cpu, &rows, num_rows, &mut ints);
+                    linear_ints(cpu, &weights, &ints, num_rows, None, target, &mut out);
+                    black_box(&mut out);
+                });
+                report(shape, num_rows, weights.bytes(), time, limits);
+            }
+        }
+    }
+}
+
+fn int_matrix(cpu: &mut Cpu, format: IntFormat, outputs: usize, inputs: usize) -> IntMatrix {
+    let eight_bits = matches!(format, IntFormat::Int8 | IntFormat::Int8PerRow);
+    IntMatrix::pack(cpu, format, outputs, inputs, |output, row| {
+        let values: Vec<_> = (0..inputs).map(|input| weight(output, input)).collect();
+        if eight_bits {
+            row.quantise(&values);
+        } else {
+            let mut blocks = vec![0; inputs / 32 * 18];
+            assert!(BlockType::Q4_0.quantise(&values, &mut blocks));
+            row.read(BlockType::Q4_0, &blocks);
+        }
+    })
+    .expect("memory")
 }
 
 /// Attention of Qwen2.5-0.5B's shape: decoding reads every key and value once.
@@ -201,6 +275,9 @@ fn main() {
     let mut cpu = Cpu::new(Isa::detect(), threads).expect("threads");
     if wanted("linear") {
         measure_linear(&mut cpu);
+    }
+    if wanted("ints") {
+        measure_ints(&mut cpu);
     }
     if wanted("attention") {
         measure_attention(&mut cpu);

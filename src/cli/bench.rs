@@ -10,7 +10,8 @@ use serde_json::json;
 use super::exit::{Exit, usage};
 use super::model_source::ModelSource;
 use crate::engine::backends::cpu::{
-    ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Workload, blocks_of, measure,
+    ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Quantize, Workload, blocks_of,
+    measure,
 };
 use crate::formats::Checkpoint;
 use crate::kernels::cpu::Isa;
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// What weights are held and multiplied in: bf16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
+    /// Weights that are held as integers: auto (as in the file), none, int8 or int8-row
+    #[arg(long, default_value = "auto")]
+    quantize: Quantize,
     /// Threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -71,6 +75,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let longest = workloads.iter().map(|w| w.context + w.rows_per_sequence);
     let options = CpuOptions {
         compute_type: args.dtype,
+        quantize: args.quantize,
         threads: match args.threads {
             Some(threads) => threads,
             None => std::thread::available_parallelism()?.get(),
@@ -116,6 +121,8 @@ impl Report {
             json!({
                 "model": args.model,
                 "dtype": options.compute_type.name(),
+                "quantize": options.quantize.name(),
+                "weights_held": runner.storage().held,
                 "kernels": options.isa.name(),
                 "threads": options.threads,
                 "peak_gflops": limit.flops / 1e9,
@@ -125,12 +132,13 @@ impl Report {
                 "measurements": [],
             })
         });
+        let held: Vec<_> = runner.storage().held.keys().copied().collect();
         let title = format!(
             "{}: {} in {}, {} threads; packed {:.2} GB in {load_s:.1} s\n\
              machine limit: {:.0} GFLOP/s, reads {:.1} GB/s",
             args.model,
             options.isa,
-            options.compute_type,
+            held.join(" and "),
             options.threads,
             runner.weight_bytes() as f64 / 1e9,
             limit.flops / 1e9,

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::engine::{
-    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Speculation, load,
+    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Quantize, Speculation,
+    StorageSummary, load,
 };
 use crate::kernels::cpu::Isa;
 
@@ -29,6 +30,11 @@ pub(super) struct EngineArgs {
     /// What weights are held and multiplied in: f32 or bf16; sums are always 32 bits wide
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
+    /// Weights that are held, and multiplied, as integers: auto keeps those that a GGUF file holds
+    /// so; none widens them; int8 rounds all to 8 bits with a scale for each 32 (half the memory of
+    /// bf16); int8-row with one for each row (faster, less exact)
+    #[arg(long, default_value = "auto")]
+    quantize: Quantize,
     /// Threads of the model [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -97,6 +103,7 @@ impl EngineArgs {
             device: self.device.clone().unwrap_or_default(),
             executor: self.engine,
             compute_type: self.dtype,
+            quantize: self.quantize,
             kernels: self.kernels,
             threads: self.threads,
             kv_bytes: self.kv_memory,
@@ -116,12 +123,17 @@ impl EngineArgs {
 /// What was loaded and chosen, in words.
 fn describe(info: &ModelInfo) -> Vec<String> {
     let config = &info.config;
+    let held: Vec<_> = info.storage.held.keys().copied().collect();
     let mut lines = vec![
         format!(
             "{} model of {} parameters in {}, {}; on {}, kernels {}, {} threads; loaded in {:.1} s",
             info.family,
             human_count(info.num_parameters),
-            info.compute_type,
+            if held.is_empty() {
+                info.compute_type.name().to_owned()
+            } else {
+                held.join(" and ")
+            },
             human_bytes(info.weight_bytes),
             info.device,
             info.kernels,
@@ -146,7 +158,23 @@ fn describe(info: &ModelInfo) -> Vec<String> {
                 .to_owned(),
         );
     }
+    lines.extend(requantised(&info.storage));
     lines
+}
+
+/// Which tensors were not taken as the file has them.
+pub(super) fn requantised(storage: &StorageSummary) -> Option<String> {
+    let changes: Vec<_> = storage
+        .requantised
+        .iter()
+        .map(|((from, to), tensors)| format!("{tensors} tensors of {from} are held as {to}"))
+        .collect();
+    (!changes.is_empty()).then(|| {
+        format!(
+            "{}; --quantize none computes with the file's own numbers",
+            changes.join(", ")
+        )
+    })
 }
 
 /// Reads `4GiB`, `512MB`, `2g` or a plain number of bytes. GB and GiB differ as the standard says.

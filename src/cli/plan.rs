@@ -11,7 +11,7 @@ use serde_json::json;
 use super::engine_args::parse_bytes;
 use super::exit::{Exit, usage};
 use super::quantities::human_bytes;
-use crate::engine::backends::cpu::{CpuOptions, MachineLimit};
+use crate::engine::backends::cpu::{CpuOptions, MachineLimit, Quantize};
 use crate::engine::{
     ComputeType, DeviceKind, DeviceLimit, Forecast, Plan, available_bytes, forecast,
 };
@@ -224,6 +224,7 @@ fn device(args: &Args) -> anyhow::Result<(DeviceLimit, String)> {
 fn this_machine(compute_type: ComputeType) -> anyhow::Result<DeviceLimit> {
     let measured = MachineLimit::measure(&CpuOptions {
         compute_type,
+        quantize: Quantize::None,
         threads: std::thread::available_parallelism()?.get(),
         isa: Isa::detect(),
         block_size: 16,

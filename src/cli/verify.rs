@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner};
+use crate::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, Quantize};
 use crate::engine::{ModelRunner, StepInput, StepSequence, available_bytes};
 use crate::formats::{Checkpoint, DType, Tokenizer};
 use crate::kernels::cpu::Isa;
@@ -181,6 +181,7 @@ fn logits(
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let options = CpuOptions {
         compute_type,
+        quantize: Quantize::None,
         threads: std::thread::available_parallelism()?.get(),
         isa: Isa::detect(),
         block_size: BLOCK_SIZE,

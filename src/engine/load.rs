@@ -10,7 +10,7 @@ use crate::formats::{Checkpoint, FormatError, Tokenizer};
 use crate::kernels::cpu::{Isa, KvShape};
 use crate::model::{Model, ModelError};
 
-use super::backends::cpu::ComputeType;
+use super::backends::cpu::{ComputeType, Quantize, StorageSummary};
 use super::device::{Device, DeviceError};
 use super::place::Place;
 use super::sizing::{self, Choices, Demand, SizingError};
@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub executor: Executor,
     /// What weights are held and multiplied in.
     pub compute_type: ComputeType,
+    /// Which weights are held as integers.
+    pub quantize: Quantize,
     /// The kernel path; `None` takes the fastest that the CPU has.
     pub kernels: Option<Isa>,
     /// Threads of the model; `None` takes one per core that the process may use.
@@ -104,6 +106,7 @@ impl Default for EngineOptions {
             device: Device::Auto,
             executor: Executor::Micota,
             compute_type: ComputeType::Bf16,
+            quantize: Quantize::Auto,
             kernels: None,
             threads: None,
             kv_bytes: None,
@@ -136,6 +139,8 @@ pub struct ModelInfo {
     pub executor: Executor,
     /// Whether answers have the same bits whatever else is in the batch.
     pub is_batch_invariant: bool,
+    /// How they are held; empty where the executor does not say.
+    pub storage: StorageSummary,
     /// The kernel path.
     pub kernels: &'static str,
     /// Threads of the model.
@@ -245,6 +250,7 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         num_parameters: parts.num_parameters,
         model_max_len: parts.model_max_len,
         compute_type: options.compute_type,
+        storage: parts.storage,
         device: place.describe(),
         executor: options.executor,
         is_batch_invariant: parts.runner.is_batch_invariant(),
@@ -272,6 +278,7 @@ struct Parts {
     num_parameters: u64,
     model_max_len: usize,
     kernels: &'static str,
+    storage: StorageSummary,
     weight_bytes: u64,
     kv_bytes: u64,
     prefix_caching: bool,
@@ -294,6 +301,7 @@ fn own_executor(
         num_parameters: model.num_parameters(),
         model_max_len: model.spec.max_position_embeddings,
         kernels: place.kernels(options),
+        storage: runner.storage,
         weight_bytes: runner.weight_bytes,
         kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
         runner: runner.runner,
@@ -357,6 +365,7 @@ fn llama_cpp(
         num_parameters: runner.num_parameters(),
         model_max_len,
         kernels: "llama.cpp",
+        storage: StorageSummary::default(),
         weight_bytes: runner.weight_bytes(),
         kv_bytes: runner.kv_bytes(),
         sizes: sizing::Sizes {

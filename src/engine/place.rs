@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::backends::cpu::{CpuDemand, CpuOptions, CpuRunner};
+use super::backends::cpu::{CpuDemand, CpuOptions, CpuRunner, StorageSummary};
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner};
 #[cfg(feature = "ggml")]
@@ -27,9 +27,10 @@ pub(super) enum Place {
     Ggml(DeviceInfo),
 }
 
-/// An executor, and the bytes of its weights.
+/// An executor, how it holds the weights (empty where it does not say) and their bytes.
 pub(super) struct Placed {
     pub(super) runner: Box<dyn ModelRunner>,
+    pub(super) storage: StorageSummary,
     pub(super) weight_bytes: u64,
 }
 
@@ -102,7 +103,7 @@ impl Place {
         let model_max_len = model.spec.max_position_embeddings;
         match self {
             Self::Cpu => {
-                let demand = CpuDemand::of(&model.spec, compute_type, block_size);
+                let demand = CpuDemand::of(model, compute_type, options.quantize, block_size);
                 Demand {
                     model_max_len,
                     block_size,
@@ -142,6 +143,7 @@ impl Place {
             Self::Cpu => {
                 let options = CpuOptions {
                     compute_type: options.compute_type,
+                    quantize: options.quantize,
                     threads,
                     isa: options.kernels.unwrap_or_else(Isa::detect),
                     block_size,
@@ -150,6 +152,7 @@ impl Place {
                 };
                 let runner = CpuRunner::load(model, &options)?;
                 Ok(Placed {
+                    storage: runner.storage().clone(),
                     weight_bytes: runner.weight_bytes(),
                     runner: Box::new(runner),
                 })
@@ -169,6 +172,7 @@ impl Place {
                 };
                 let runner = GgmlRunner::load(model, &options)?;
                 Ok(Placed {
+                    storage: StorageSummary::default(),
                     weight_bytes: runner.weight_bytes(),
                     runner: Box::new(runner),
                 })

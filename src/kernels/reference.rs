@@ -48,6 +48,30 @@ pub fn matmul(
     }
 }
 
+/// One group of a product of integers: an exact sum, then scales in single precision, each operation
+/// rounded on its own; `total` is what the groups before it came to.
+///
+/// With a minimum, a weight is `w_scale * w - minimum`. This one is in `f32` although everything else
+/// here is not: the bits are specified, not a tolerance.
+///
+/// # Panics
+/// The lengths differ.
+pub fn add_int_group(
+    total: f32,
+    (x, x_scale): (&[i8], f32),
+    (w, w_scale): (&[i32], f32),
+    minimum: Option<f32>,
+) -> f32 {
+    assert_eq!(x.len(), w.len(), "a weight per activation");
+    let products = x.iter().zip(w).map(|(x, w)| i64::from(*x) * i64::from(*w));
+    let total = total + w_scale * x_scale * products.sum::<i64>() as f32;
+    let Some(minimum) = minimum else {
+        return total;
+    };
+    let sum: i64 = x.iter().map(|x| i64::from(*x)).sum();
+    total + minimum * (-sum as f32 * x_scale)
+}
+
 /// Root-mean-square norm of one row: `x / sqrt(mean(x^2) + eps) * weight`.
 ///
 /// *Shapes* all `[width]`. A family that stores `weight - 1` adds the one before.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use micota::engine::backends::cpu::{ComputeType, CpuDemand, CpuOptions, CpuRunner};
+use micota::engine::backends::cpu::{ComputeType, CpuDemand, CpuOptions, CpuRunner, Quantize};
 use micota::engine::{ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::kernels::cpu::Isa;
@@ -20,6 +20,7 @@ const TOLERANCE: f32 = 1e-4;
 fn options() -> CpuOptions {
     CpuOptions {
         compute_type: ComputeType::F32,
+        quantize: Quantize::None,
         threads: 1,
         isa: Isa::detect(),
         block_size: 16,
@@ -124,9 +125,15 @@ fn a_rows_bits_depend_on_its_sequence_alone() {
     for folder in tiny_models() {
         let model = open(&folder);
         let (mine, other) = (tokens(POSITIONS, 37), tokens(POSITIONS, 11));
-        for compute_type in [ComputeType::F32, ComputeType::Bf16] {
+        for (compute_type, quantize) in [
+            (ComputeType::F32, Quantize::None),
+            (ComputeType::Bf16, Quantize::None),
+            (ComputeType::Bf16, Quantize::Int8),
+            (ComputeType::Bf16, Quantize::Int8PerRow),
+        ] {
             let plain = CpuOptions {
                 compute_type,
+                quantize,
                 ..options()
             };
             let mut runner = CpuRunner::load(&model, &plain).unwrap();
@@ -154,7 +161,7 @@ fn a_rows_bits_depend_on_its_sequence_alone() {
                             .iter()
                             .map(|x| x.to_bits())
                             .eq(expected.iter().map(|x| x.to_bits())),
-                        "{} {compute_type}, {threads} threads, blocks of {block_size}, position {position}",
+                        "{} {compute_type} {quantize}, {threads} threads, blocks of {block_size}, position {position}",
                         folder.display()
                     );
                 }
@@ -164,31 +171,38 @@ fn a_rows_bits_depend_on_its_sequence_alone() {
 }
 
 #[test]
-fn bfloat16_stays_near_single_precision() {
+fn rounded_types_stay_near_single_precision() {
     for folder in tiny_models() {
         let model = open(&folder);
         let mine = tokens(40, 37);
-        let run = |compute_type, isa| {
+        let run = |compute_type, quantize, isa| {
             let options = CpuOptions {
                 compute_type,
+                quantize,
                 isa,
                 ..options()
             };
             let mut runner = CpuRunner::load(&model, &options).unwrap();
             step(&mut runner, vec![part(&mine, 0..40, &[0, 1, 2])]).concat()
         };
-        let exact = run(ComputeType::F32, Isa::detect());
+        let exact = run(ComputeType::F32, Quantize::None, Isa::detect());
         let square = |sum: f32| (sum / exact.len() as f32).sqrt();
         let size = square(exact.iter().map(|x| x * x).sum());
         for isa in Isa::available() {
-            let rounded = run(ComputeType::Bf16, isa);
-            let error = exact.iter().zip(&rounded).map(|(a, b)| (a - b).powi(2));
-            let error = square(error.sum());
-            assert!(
-                error < 0.02 * size,
-                "{} on {isa}: logits of {size} are off by {error}",
-                folder.display()
-            );
+            for (quantize, tolerance) in [
+                (Quantize::None, 0.02),
+                (Quantize::Int8, 0.03),
+                (Quantize::Int8PerRow, 0.06),
+            ] {
+                let rounded = run(ComputeType::Bf16, quantize, isa);
+                let error = exact.iter().zip(&rounded).map(|(a, b)| (a - b).powi(2));
+                let error = square(error.sum());
+                assert!(
+                    error < tolerance * size,
+                    "{} on {isa}, {quantize}: logits of {size} are off by {error}",
+                    folder.display()
+                );
+            }
         }
     }
 }
@@ -197,16 +211,24 @@ fn bfloat16_stays_near_single_precision() {
 fn memory_is_what_was_announced() {
     for folder in tiny_models() {
         let model = open(&folder);
-        for compute_type in [ComputeType::F32, ComputeType::Bf16] {
+        for (compute_type, quantize) in [
+            (ComputeType::F32, Quantize::None),
+            (ComputeType::Bf16, Quantize::Auto),
+            (ComputeType::Bf16, Quantize::Int8),
+            (ComputeType::F32, Quantize::Int8PerRow),
+        ] {
             let options = CpuOptions {
                 compute_type,
+                quantize,
                 block_size: 32,
                 ..options()
             };
             let runner = CpuRunner::load(&model, &options).unwrap();
-            let demand = CpuDemand::of(&model.spec, compute_type, 32);
+            let demand = CpuDemand::of(&model, compute_type, options.quantize, 32);
             assert_eq!(runner.weight_bytes(), demand.weight_bytes);
             assert_eq!(runner.kv_bytes(), 64 * demand.block_bytes);
+            let held: u64 = runner.storage().held.values().sum();
+            assert_eq!(held, demand.weight_bytes);
         }
     }
 }

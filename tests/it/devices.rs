@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "ggml")]
 use micota::engine::DeviceKind;
-use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner};
+use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, Quantize};
 #[cfg(feature = "ggml")]
 use micota::engine::backends::ggml::{AttentionPath, DeviceInfo, GgmlOptions, GgmlRunner};
 use micota::engine::{Device, ModelRunner};
@@ -74,6 +74,7 @@ impl TestDevice {
             Self::Cpu(isa) => {
                 let options = CpuOptions {
                     compute_type,
+                    quantize: Quantize::None,
                     threads: 2,
                     isa: *isa,
                     block_size,

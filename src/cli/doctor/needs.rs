@@ -126,7 +126,12 @@ impl Compute {
             compute_type,
             ..options.clone()
         };
-        let demand = CpuDemand::of(&model.spec, compute_type, KvShape::BLOCK_SIZE_STEP);
+        let demand = CpuDemand::of(
+            model,
+            compute_type,
+            options.quantize,
+            KvShape::BLOCK_SIZE_STEP,
+        );
         let pool = match plan(model, &options) {
             Ok(plan) => Pool::Holds {
                 bytes: plan.kv_bytes,

@@ -227,6 +227,7 @@ impl Collector {
             model,
             &CpuOptions {
                 compute_type: engine.compute_type,
+                quantize: engine.quantize,
                 threads,
                 isa: engine.kernels.unwrap_or_else(Isa::detect),
                 block_size: BLOCK_SIZE,

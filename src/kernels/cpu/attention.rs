@@ -14,6 +14,8 @@
 //!
 //! *Source*: online softmax and its partitioned form, Milakov & Gimelshein 2018 and Dao 2023.
 
+use std::ops::Range;
+
 use super::Cpu;
 use super::activation::{exp, soft_cap};
 use super::disjoint::Disjoint;
@@ -21,7 +23,7 @@ use super::kv::KvCache;
 use super::line::{Arithmetic, Line, Operand, Rows};
 use super::plan::{Plan, PlannedSequence};
 use super::simd::{Kernel, LANES, Simd};
-use super::tile::{accumulate, row_tiles, tile_panels, with_tile_shape};
+use super::tile::{Tiles, accumulate, for_each_tile};
 use crate::reference::AttentionShape;
 
 /// Keys of a partition.
@@ -453,13 +455,7 @@ impl<O: Arithmetic> PartitionRun<'_, O> {
 
     /// Scores of all queries against the keys of some panels of the partition.
     #[inline(always)]
-    fn scores<S: Simd>(
-        &self,
-        simd: S,
-        start: usize,
-        panels: std::ops::Range<usize>,
-        scores: &mut [f32],
-    ) {
+    fn scores<S: Simd>(&self, simd: S, start: usize, panels: Range<usize>, scores: &mut [f32]) {
         let mut lines = [std::ptr::null::<Line<O::Word>>(); PARTITION_PANELS];
         for panel in panels.clone() {
             let position = start + panel * LANES;
@@ -467,56 +463,13 @@ impl<O: Arithmetic> PartitionRun<'_, O> {
             let in_block = position % self.context.plan.shape().block_size;
             lines[panel] = head.key_panel(in_block / LANES).as_ptr();
         }
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let height = tile_panels::<S>(panels.end - panel);
-            for (query, rows) in row_tiles::<S>(self.queries.count) {
-                macro_rules! tile {
-                    ($p:literal, $t:literal, ()) => {
-                        self.score_tile::<S, $p, $t>(simd, &lines, panel, query, scores)
-                    };
-                }
-                with_tile_shape!(S, (height, rows), tile!());
-            }
-            panel += height;
-        }
-    }
-
-    #[inline(always)]
-    fn score_tile<S: Simd, const P: usize, const T: usize>(
-        &self,
-        simd: S,
-        lines: &[*const Line<O::Word>; PARTITION_PANELS],
-        panel: usize,
-        query: usize,
-        scores: &mut [f32],
-    ) {
-        let shape = self.context.shape;
-        let words = self.context.plan.shape().key_words::<O>();
-        let panels = std::array::from_fn(|index| lines[panel + index]);
-        let rows = std::array::from_fn(|index| {
-            let (row, column) = self
-                .context
-                .place(self.sequence, &self.queries, query + index);
-            let row = self.context.queries.row_words(row);
-            row[column / O::PER_WORD..][..words].as_ptr()
-        });
-        let zero = [[simd.splat(0.0); P]; T];
-        // SAFETY: `scores` has put the start of a whole panel, `words` lines, at each index that a
-        // tile uses; the slices above show `words` words behind each row pointer.
-        let sums = unsafe { accumulate::<S, O, P, T>(simd, zero, panels, rows, words) };
-        for (index, sums) in sums.into_iter().enumerate() {
-            let row = &mut scores[(query + index) * PARTITION..][..PARTITION];
-            let (row, _) = row.as_chunks_mut::<LANES>();
-            for (sum, out) in sums.into_iter().zip(&mut row[panel..panel + P]) {
-                let score = simd.mul(sum, simd.splat(shape.scale));
-                let score = match shape.soft_cap {
-                    Some(cap) => soft_cap(simd, score, cap),
-                    None => score,
-                };
-                simd.store(score, out);
-            }
-        }
+        let rows = 0..self.queries.count;
+        let mut work = Scores {
+            run: self,
+            lines: &lines,
+            scores,
+        };
+        for_each_tile(simd, panels, rows, &mut work);
     }
 
     /// Sums of the values at some keys of the partition, by weight.
@@ -525,77 +478,20 @@ impl<O: Arithmetic> PartitionRun<'_, O> {
         &self,
         simd: S,
         start: usize,
-        keys: std::ops::Range<usize>,
+        keys: Range<usize>,
         weights: &[O::Word],
         sums: &mut [f32],
     ) {
-        let total = self.context.plan.shape().value_panels();
-        let mut panel = 0;
-        while panel < total {
-            let height = tile_panels::<S>(total - panel);
-            for (query, rows) in row_tiles::<S>(self.queries.count) {
-                macro_rules! tile {
-                    ($p:literal, $t:literal, ()) => {
-                        self.sum_tile::<S, $p, $t>(
-                            simd,
-                            start,
-                            keys.clone(),
-                            panel,
-                            query,
-                            weights,
-                            sums,
-                        )
-                    };
-                }
-                with_tile_shape!(S, (height, rows), tile!());
-            }
-            panel += height;
-        }
-    }
-
-    #[inline(always)]
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the inside of one loop, apart for the tile's constants"
-    )]
-    fn sum_tile<S: Simd, const P: usize, const T: usize>(
-        &self,
-        simd: S,
-        start: usize,
-        keys: std::ops::Range<usize>,
-        panel: usize,
-        query: usize,
-        weights: &[O::Word],
-        sums: &mut [f32],
-    ) {
-        let block_size = self.context.plan.shape().block_size;
-        let mut acc = [[simd.splat(0.0); P]; T];
-        let mut key = keys.start;
-        while key < keys.end {
-            let position = start + key;
-            let in_block = position % block_size;
-            let run = (block_size - in_block).min(keys.end - key);
-            let words = run.div_ceil(O::PER_WORD);
-            let head = self.block(position);
-            let panels = std::array::from_fn(|index| {
-                head.value_panel(panel + index)[in_block / O::PER_WORD..][..words].as_ptr()
-            });
-            let rows = std::array::from_fn(|index| {
-                let row = (query + index) * PARTITION / O::PER_WORD;
-                weights[row + key / O::PER_WORD..][..words].as_ptr()
-            });
-            // SAFETY: the slices above show `words` lines and words behind each pointer.
-            acc = unsafe { accumulate::<S, O, P, T>(simd, acc, panels, rows, words) };
-            key += run;
-        }
-        let columns = self.context.columns;
-        for (index, values) in acc.into_iter().enumerate() {
-            let row = &mut sums[(query + index) * columns..][..columns];
-            let (row, _) = row.as_chunks_mut::<LANES>();
-            for (value, out) in values.into_iter().zip(&mut row[panel..panel + P]) {
-                simd.store(value, out);
-            }
-        }
+        let panels = 0..self.context.plan.shape().value_panels();
+        let rows = 0..self.queries.count;
+        let mut work = WeightedSums {
+            run: self,
+            start,
+            keys,
+            weights,
+            sums,
+        };
+        for_each_tile(simd, panels, rows, &mut work);
     }
 
     /// The block of a position.
@@ -607,13 +503,101 @@ impl<O: Arithmetic> PartitionRun<'_, O> {
     }
 }
 
+/// Scores of queries against panels of keys.
+struct Scores<'a, O: Operand> {
+    run: &'a PartitionRun<'a, O>,
+    /// The start of each panel of keys that is wanted.
+    lines: &'a [*const Line<O::Word>; PARTITION_PANELS],
+    scores: &'a mut [f32],
+}
+
+impl<S: Simd, O: Arithmetic> Tiles<S> for Scores<'_, O> {
+    const LARGEST: (usize, usize) = S::TILE;
+
+    #[inline(always)]
+    fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, query: usize) {
+        let context = self.run.context;
+        let shape = context.shape;
+        let words = context.plan.shape().key_words::<O>();
+        let panels = std::array::from_fn(|index| self.lines[panel + index]);
+        let rows = std::array::from_fn(|index| {
+            let (sequence, queries) = (self.run.sequence, &self.run.queries);
+            let (row, column) = context.place(sequence, queries, query + index);
+            let row = context.queries.row_words(row);
+            row[column / O::PER_WORD..][..words].as_ptr()
+        });
+        let zero = [[simd.splat(0.0); P]; T];
+        // SAFETY: `scores` has put the start of a whole panel, `words` lines, at each index that a
+        // tile uses; the slices above show `words` words behind each row pointer.
+        let sums = unsafe { accumulate::<S, O, P, T>(simd, zero, panels, rows, words) };
+        for (index, sums) in sums.into_iter().enumerate() {
+            let row = &mut self.scores[(query + index) * PARTITION..][..PARTITION];
+            let (row, _) = row.as_chunks_mut::<LANES>();
+            for (sum, out) in sums.into_iter().zip(&mut row[panel..panel + P]) {
+                let score = simd.mul(sum, simd.splat(shape.scale));
+                let score = match shape.soft_cap {
+                    Some(cap) => soft_cap(simd, score, cap),
+                    None => score,
+                };
+                simd.store(score, out);
+            }
+        }
+    }
+}
+
+/// Weighted sums of values over panels of elements.
+struct WeightedSums<'a, O: Operand> {
+    run: &'a PartitionRun<'a, O>,
+    start: usize,
+    keys: Range<usize>,
+    weights: &'a [O::Word],
+    sums: &'a mut [f32],
+}
+
+impl<S: Simd, O: Arithmetic> Tiles<S> for WeightedSums<'_, O> {
+    const LARGEST: (usize, usize) = S::TILE;
+
+    #[inline(always)]
+    fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, query: usize) {
+        let context = self.run.context;
+        let block_size = context.plan.shape().block_size;
+        let mut acc = [[simd.splat(0.0); P]; T];
+        let mut key = self.keys.start;
+        while key < self.keys.end {
+            let position = self.start + key;
+            let in_block = position % block_size;
+            let run = (block_size - in_block).min(self.keys.end - key);
+            let words = run.div_ceil(O::PER_WORD);
+            let head = self.run.block(position);
+            let panels = std::array::from_fn(|index| {
+                head.value_panel(panel + index)[in_block / O::PER_WORD..][..words].as_ptr()
+            });
+            let rows = std::array::from_fn(|index| {
+                let row = (query + index) * PARTITION / O::PER_WORD;
+                self.weights[row + key / O::PER_WORD..][..words].as_ptr()
+            });
+            // SAFETY: the slices above show `words` lines and words behind each pointer.
+            acc = unsafe { accumulate::<S, O, P, T>(simd, acc, panels, rows, words) };
+            key += run;
+        }
+        let columns = context.columns;
+        for (index, values) in acc.into_iter().enumerate() {
+            let row = &mut self.sums[(query + index) * columns..][..columns];
+            let (row, _) = row.as_chunks_mut::<LANES>();
+            for (value, out) in values.into_iter().zip(&mut row[panel..panel + P]) {
+                simd.store(value, out);
+            }
+        }
+    }
+}
+
 /// Turns one query's scores into weights: `exp(score - largest)` for the keys in `seen`, zero for
 /// the others. Returns the largest score (minus infinity where no key is seen) and the sum.
 #[inline(always)]
 fn softmax<S: Simd, O: Arithmetic>(
     simd: S,
-    panels: std::ops::Range<usize>,
-    seen: std::ops::Range<usize>,
+    panels: Range<usize>,
+    seen: Range<usize>,
     scores: &mut [f32],
     weights: &mut [O::Word],
 ) -> (f32, f32) {

@@ -5,12 +5,14 @@
 //! machine code belongs to this crate.
 
 use super::attention::{MergeParts, Run};
+use super::ints::Quantise;
 use super::isa::Isa;
 use super::line::{Bf16, F32, Operand};
-use super::linear::{Gated, Plain, Task};
+use super::linear::Task;
 use super::norm::Normalise;
 use super::probe::MultiplyAdds;
 use super::rotary::Rotate;
+use super::sink::{AnySink, Gated, Plain};
 
 /// A storage type whose kernels are compiled in this crate.
 pub(super) trait Compiled: Operand {
@@ -18,6 +20,10 @@ pub(super) trait Compiled: Operand {
     fn product(isa: Isa, task: Task<'_, Self, Plain<'_>>);
     /// A part of a gated matrix product.
     fn gated_product(isa: Isa, task: Task<'_, Self, Gated<'_, Self>>);
+    /// The sink as one of the enumeration.
+    fn any_sink(sink: Gated<'_, Self>) -> AnySink<'_>;
+    /// A row of activations as integers.
+    fn quantise(isa: Isa, row: Quantise<'_, Self>);
     /// A task of attention.
     fn attend(isa: Isa, run: Run<'_, Self>);
     /// The merging of split attention.
@@ -31,7 +37,7 @@ pub(super) trait Compiled: Operand {
 }
 
 macro_rules! compile_kernels {
-    ($($operand:ty),*) => {
+    ($($operand:ty => $gated:ident),*) => {
         $(impl Compiled for $operand {
             fn product(isa: Isa, task: Task<'_, Self, Plain<'_>>) {
                 isa.run(task);
@@ -39,6 +45,14 @@ macro_rules! compile_kernels {
 
             fn gated_product(isa: Isa, task: Task<'_, Self, Gated<'_, Self>>) {
                 isa.run(task);
+            }
+
+            fn any_sink(sink: Gated<'_, Self>) -> AnySink<'_> {
+                AnySink::$gated(sink)
+            }
+
+            fn quantise(isa: Isa, row: Quantise<'_, Self>) {
+                isa.run(row);
             }
 
             fn attend(isa: Isa, run: Run<'_, Self>) {
@@ -64,4 +78,4 @@ macro_rules! compile_kernels {
     };
 }
 
-compile_kernels!(Bf16, F32);
+compile_kernels!(Bf16 => GatedBf16, F32 => GatedF32);

@@ -48,6 +48,9 @@ pub trait Arithmetic: Compiled {
 
     /// Writes sixteen values as words of a row, 16 / [`Operand::PER_WORD`] of them.
     fn store_row<S: Simd>(simd: S, values: S::F32, to: &mut [Self::Word]);
+
+    /// Reads sixteen values that [`Arithmetic::store_row`] could have written.
+    fn load_row<S: Simd>(simd: S, from: &[Self::Word]) -> S::F32;
 }
 
 /// Pairs of bfloat16, the even element in the low half.
@@ -95,6 +98,11 @@ impl Arithmetic for Bf16 {
     fn store_row<S: Simd>(simd: S, values: S::F32, to: &mut [u32]) {
         to.copy_from_slice(&simd.to_bf16(values));
     }
+
+    #[inline(always)]
+    fn load_row<S: Simd>(simd: S, from: &[u32]) -> S::F32 {
+        simd.from_bf16(from.first_chunk().expect("eight words per load"))
+    }
 }
 
 impl Operand for F32 {
@@ -128,6 +136,11 @@ impl Arithmetic for F32 {
     fn store_row<S: Simd>(simd: S, values: S::F32, to: &mut [f32]) {
         let to = to.first_chunk_mut().expect("sixteen words per store");
         simd.store(values, to);
+    }
+
+    #[inline(always)]
+    fn load_row<S: Simd>(simd: S, from: &[f32]) -> S::F32 {
+        simd.load(from.first_chunk().expect("sixteen words per load"))
     }
 }
 
@@ -164,7 +177,7 @@ impl<O: Operand> Rows<O> {
     }
 
     /// Words from one row to the next.
-    pub(crate) fn stride(&self) -> usize {
+    pub fn stride(&self) -> usize {
         self.stride * LANES
     }
 
@@ -215,6 +228,11 @@ impl<O: Operand> Rows<O> {
 }
 
 impl Rows<F32> {
+    /// All rows, padding included: row `i` starts at `i * stride()`.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.words_mut()
+    }
+
     /// A row's values.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.row_words(row)[..self.width]

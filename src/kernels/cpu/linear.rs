@@ -9,18 +9,24 @@
 //! *Shapes*: weights `[outputs, inputs]` as Hugging Face stores them, rows `[num_rows, inputs]`,
 //! results `[num_rows, outputs]`. Storage is bfloat16 or `f32`, accumulation `f32`.
 
+use std::ops::Range;
+
 use super::Cpu;
-use super::activation::{Activation, activate};
+use super::activation::Activation;
 use super::buffer::LineBuffer;
 use super::disjoint::Disjoint;
 use super::isa::Isa;
 use super::line::{Arithmetic, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
-use super::tile::{accumulate, row_tiles, tile_panels, with_tile_shape};
+use super::sink::{Gated, Plain, Sink};
+use super::tile::{Tiles, accumulate, for_each_tile};
 
-/// Rows that a task takes at once: few enough that they stay in the second-level cache while a
-/// group of panels passes over them.
-const ROWS_PER_TASK: usize = 192;
+/// Bytes of the rows that a task takes at once: few enough that they stay in the second-level cache
+/// while a group of panels passes over them.
+const ROW_BYTES_PER_TASK: usize = 384 << 10;
+
+/// Rows that a task takes however long they are, so that a panel is used often once it is read.
+const LEAST_ROWS_PER_TASK: usize = 48;
 
 /// Panels of a task: the height of the largest register tile.
 const PANELS_PER_TASK: usize = 4;
@@ -146,21 +152,8 @@ pub fn linear_strided<O: Arithmetic>(
     out: &mut [f32],
     stride: usize,
 ) {
-    assert!(stride >= weights.outputs, "a column for each output");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), weights.outputs, "a bias for each output");
-    }
-    if num_rows > 0 {
-        assert!(out.len() >= (num_rows - 1) * stride + weights.outputs);
-    }
-    let sink = Plain {
-        out: Disjoint::new(out),
-        stride,
-        outputs: weights.outputs,
-        bias,
-        target,
-    };
-    product(cpu, weights, rows, num_rows, sink);
+    let sink = Plain::new(out, stride, num_rows, weights.outputs, bias, target);
+    product(cpu, weights, rows, num_rows, sink, O::product);
 }
 
 /// Gate and up projections, their panels interleaved: `activation(gate) * up`.
@@ -222,194 +215,82 @@ pub fn gated_linear<O: Arithmetic>(
     activation: Activation,
     out: &mut Rows<O>,
 ) {
-    assert_eq!(out.width(), weights.width, "a column for each output");
-    assert!(out.rows() >= num_rows, "a result row for each row");
-    let stride = out.stride();
-    let sink = Gated::<O> {
-        out: Disjoint::new(out.words_mut()),
-        stride,
-        activation,
-    };
-    product(cpu, &weights.packed, rows, num_rows, sink);
+    let sink = Gated::new(out, num_rows, weights.width, activation);
+    product(cpu, &weights.packed, rows, num_rows, sink, O::gated_product);
 }
 
-/// Where finished sums go.
-pub(super) trait Sink<O: Operand>: Copy + Sync {
-    /// Runs a task that ends in this sink.
-    fn run(isa: Isa, task: Task<'_, O, Self>);
-
-    /// Takes the sums of `P` panels from `panel` on, for one row.
-    ///
-    /// # Safety
-    /// No other thread holds a sink for the same row and panels.
-    unsafe fn put<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panel: usize,
-        sums: [S::F32; P],
-    );
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Plain<'a> {
-    out: Disjoint<'a, f32>,
-    stride: usize,
-    outputs: usize,
-    bias: Option<&'a [f32]>,
-    target: Target,
-}
-
-impl<O: Arithmetic> Sink<O> for Plain<'_> {
-    fn run(isa: Isa, task: Task<'_, O, Self>) {
-        O::product(isa, task);
-    }
-
-    #[inline(always)]
-    unsafe fn put<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panel: usize,
-        sums: [S::F32; P],
-    ) {
-        for (index, sum) in sums.into_iter().enumerate() {
-            let first = (panel + index) * LANES;
-            let end = (first + LANES).min(self.outputs);
-            let start = row * self.stride;
-            // SAFETY: this row's part of this panel belongs to the caller.
-            let out = unsafe { self.out.range(start + first..start + end) };
-            let bias = self.bias.map(|bias| &bias[first..end]);
-            if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
-                self.finish(simd, sum, bias.and_then(|bias| bias.first_chunk()), out);
-            } else {
-                // The last panel of a matrix whose outputs are no multiple of sixteen.
-                let mut padded = [0.0; LANES];
-                padded[..out.len()].copy_from_slice(out);
-                let bias = bias.map(|bias| {
-                    let mut padded = [0.0; LANES];
-                    padded[..bias.len()].copy_from_slice(bias);
-                    padded
-                });
-                self.finish(simd, sum, bias.as_ref(), &mut padded);
-                out.copy_from_slice(&padded[..out.len()]);
-            }
-        }
-    }
-}
-
-impl Plain<'_> {
-    #[inline(always)]
-    fn finish<S: Simd>(
-        &self,
-        simd: S,
-        mut sum: S::F32,
-        bias: Option<&[f32; LANES]>,
-        out: &mut [f32; LANES],
-    ) {
-        if let Some(bias) = bias {
-            sum = simd.add(sum, simd.load(bias));
-        }
-        if self.target == Target::Add {
-            sum = simd.add(simd.load(out), sum);
-        }
-        simd.store(sum, out);
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Gated<'a, O: Operand> {
-    out: Disjoint<'a, O::Word>,
-    stride: usize,
-    activation: Activation,
-}
-
-impl<O: Arithmetic> Sink<O> for Gated<'_, O> {
-    fn run(isa: Isa, task: Task<'_, O, Self>) {
-        O::gated_product(isa, task);
-    }
-
-    #[inline(always)]
-    unsafe fn put<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        panel: usize,
-        sums: [S::F32; P],
-    ) {
-        let words = LANES / O::PER_WORD;
-        for pair in 0..P / 2 {
-            let (gate, up) = (sums[2 * pair], sums[2 * pair + 1]);
-            let value = simd.mul(activate(simd, self.activation, gate), up);
-            let start = row * self.stride + (panel / 2 + pair) * words;
-            // SAFETY: this row's part of these panels belongs to the caller. Lanes past the width
-            // hold zero: their weights are zero, so is `activate(0) * 0`.
-            let out = unsafe { self.out.range(start..start + words) };
-            O::store_row(simd, value, out);
-        }
-    }
-}
-
-/// One task of a product: a range of panels times a range of rows.
+/// One part of a product: a range of panels times a range of rows.
 pub(super) struct Task<'a, O: Operand, K> {
     weights: &'a PackedMatrix<O>,
     rows: &'a Rows<O>,
-    panels: std::ops::Range<usize>,
-    row_range: std::ops::Range<usize>,
+    panels: Range<usize>,
+    row_range: Range<usize>,
     sink: K,
 }
 
-fn product<O: Arithmetic, K: Sink<O>>(
+fn product<'a, O: Arithmetic, K: Sink>(
     cpu: &mut Cpu,
-    weights: &PackedMatrix<O>,
-    rows: &Rows<O>,
+    weights: &'a PackedMatrix<O>,
+    rows: &'a Rows<O>,
     num_rows: usize,
     sink: K,
+    run: impl Fn(Isa, Task<'a, O, K>) + Sync,
 ) {
     assert_eq!(rows.width(), weights.inputs, "rows as wide as the weights");
     assert!(rows.rows() >= num_rows, "the rows are there");
-    let isa = cpu.isa;
-    let groups = weights.panels().div_ceil(PANELS_PER_TASK);
-    let blocks = num_rows.div_ceil(ROWS_PER_TASK);
+    let (isa, row_bytes) = (cpu.isa, weights.words * size_of::<O::Word>());
+    for_each_part(
+        cpu,
+        weights.panels(),
+        num_rows,
+        row_bytes,
+        |panels, row_range| {
+            let task = Task {
+                weights,
+                rows,
+                panels,
+                row_range,
+                sink,
+            };
+            run(isa, task);
+        },
+    );
+}
+
+/// Cuts a product into parts, groups of panels times blocks of rows, and runs them on all threads.
+pub(super) fn for_each_part(
+    cpu: &mut Cpu,
+    panels: usize,
+    num_rows: usize,
+    row_bytes: usize,
+    part: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let groups = panels.div_ceil(PANELS_PER_TASK);
+    let blocks = num_rows.div_ceil((ROW_BYTES_PER_TASK / row_bytes).max(LEAST_ROWS_PER_TASK));
     cpu.pool.for_each(groups * blocks, |task| {
         let (block, group) = (task / groups, task % groups);
-        let panels = group * PANELS_PER_TASK;
-        let task = Task {
-            weights,
-            rows,
-            panels: panels..(panels + PANELS_PER_TASK).min(weights.panels()),
-            row_range: num_rows * block / blocks..num_rows * (block + 1) / blocks,
-            sink,
-        };
-        K::run(isa, task);
+        let first = group * PANELS_PER_TASK;
+        part(
+            first..(first + PANELS_PER_TASK).min(panels),
+            num_rows * block / blocks..num_rows * (block + 1) / blocks,
+        );
     });
 }
 
-impl<O: Arithmetic, K: Sink<O>> Kernel for Task<'_, O, K> {
+impl<O: Arithmetic, K: Sink> Kernel for Task<'_, O, K> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let mut panel = self.panels.start;
-        while panel < self.panels.end {
-            let panels = tile_panels::<S>(self.panels.end - panel);
-            for (first, rows) in row_tiles::<S>(self.row_range.len()) {
-                let row = self.row_range.start + first;
-                macro_rules! tile {
-                    ($p:literal, $t:literal, ()) => {
-                        self.tile::<S, $p, $t>(simd, panel, row)
-                    };
-                }
-                with_tile_shape!(S, (panels, rows), tile!());
-            }
-            panel += panels;
-        }
+    fn run<S: Simd>(mut self, simd: S) {
+        for_each_tile(simd, self.panels.clone(), self.row_range.clone(), &mut self);
     }
 }
 
-impl<O: Arithmetic, K: Sink<O>> Task<'_, O, K> {
+impl<S: Simd, O: Arithmetic, K: Sink> Tiles<S> for Task<'_, O, K> {
+    const LARGEST: (usize, usize) = S::TILE;
+
     #[inline(always)]
-    fn tile<S: Simd, const P: usize, const T: usize>(&self, simd: S, panel: usize, row: usize) {
+    fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
         let words = self.weights.words;
         let panels = std::array::from_fn(|index| {
             self.weights.lines[(panel + index) * words..][..words].as_ptr()

@@ -17,6 +17,7 @@ mod attention;
 mod buffer;
 mod compiled;
 mod disjoint;
+mod ints;
 mod isa;
 mod kv;
 mod line;
@@ -27,6 +28,7 @@ mod pool;
 mod probe;
 mod rotary;
 mod simd;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -34,6 +36,10 @@ mod tile;
 pub use activation::{Activation, soft_cap_all};
 pub use attention::{AttentionScratch, attention};
 pub use buffer::Plain;
+pub use ints::{
+    GROUP, IntFormat, IntGatedMatrix, IntMatrix, IntRow, IntRows, gated_linear_ints, linear_ints,
+    linear_ints_strided, quantise_rows,
+};
 pub use isa::{Isa, IsaError};
 pub use kv::{KvCache, KvShape};
 pub use line::{Arithmetic, Bf16, F32, Line, Operand, Rows};
@@ -41,7 +47,7 @@ pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear
 pub use norm::{Vector, add_rms_norm, rms_norm};
 pub use plan::{Plan, PlanError, SequenceRows};
 pub use pool::ThreadPool;
-pub use probe::{peak_flops, read_bandwidth};
+pub use probe::{peak_flops, peak_int_ops, read_bandwidth};
 pub use rotary::{HeadNorms, RotaryTable, rotate_and_store};
 
 /// What kernels run on: an instruction set and threads.

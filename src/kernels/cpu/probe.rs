@@ -40,15 +40,54 @@ impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        let lines = black_box([[self.1; LANES]; 4]);
+        // Lines, not arrays: an operand across two cache lines would be two loads.
+        let lines = black_box([Line([self.1; LANES]); 4]);
         let xs = black_box([self.1; 4]);
         let mut sums = [simd.splat(0.0); ACCUMULATORS];
         for _ in 0..self.0 {
             for (index, sum) in sums.iter_mut().enumerate() {
-                *sum = O::multiply_add(simd, *sum, &lines[index % 4], xs[index / 4]);
+                *sum = O::multiply_add(simd, *sum, &lines[index % 4].0, xs[index / 4]);
             }
         }
         let total = sums.into_iter().reduce(|a, b| simd.add(a, b));
+        simd.sum(total.expect("there are accumulators"))
+    }
+}
+
+/// Multiplications and additions of 8-bit integers per second, likewise.
+pub fn peak_int_ops(cpu: &mut Cpu) -> f64 {
+    const STEPS: usize = 300_000;
+    let (isa, threads) = (cpu.isa, cpu.threads());
+    let mut best = 0.0_f64;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        cpu.pool.run(|_| {
+            black_box(isa.run(ByteMultiplyAdds(STEPS)));
+        });
+        let operations = threads * STEPS * ACCUMULATORS * LANES * 4 * 2;
+        best = best.max(operations as f64 / start.elapsed().as_secs_f64());
+    }
+    best
+}
+
+struct ByteMultiplyAdds(usize);
+
+impl Kernel for ByteMultiplyAdds {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let lines = black_box([Line([0x0101_0101_u32; LANES]); 4]);
+        let weights: [S::Words; 4] = std::array::from_fn(|line| simd.load_words(&lines[line].0));
+        let xs = black_box([0x0001_0001_u32; 4]);
+        let mut sums = [simd.splat_word(0); ACCUMULATORS];
+        for _ in 0..self.0 {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.dot_bytes(*sum, weights[index % 4], xs[index / 4]);
+            }
+        }
+        let sums = sums.into_iter().map(|sum| simd.to_f32(sum));
+        let total = sums.reduce(|a, b| simd.add(a, b));
         simd.sum(total.expect("there are accumulators"))
     }
 }

@@ -3,6 +3,8 @@
 //! Each output has one accumulator and takes its words in order, whatever the tile's shape: that
 //! is what makes a row's bits independent of the rows beside it.
 
+use std::ops::Range;
+
 use super::line::{Arithmetic, Line};
 use super::simd::Simd;
 
@@ -32,47 +34,76 @@ pub(super) unsafe fn accumulate<S: Simd, O: Arithmetic, const P: usize, const T:
     acc
 }
 
-/// Calls a method with the constants `P` and `T` of a tile chosen at run time. Shapes beyond the
-/// instruction set's largest are not compiled.
-macro_rules! with_tile_shape {
-    ($simd:ty, ($panels:expr, $rows:expr), $call:ident!($($argument:tt)*)) => {
-        with_tile_shape!(@match $simd, ($panels, $rows), $call, ($($argument)*),
-            (1 1)(1 2)(1 3)(1 4)(1 5)(1 6)
-            (2 1)(2 2)(2 3)(2 4)(2 5)(2 6)
-            (4 1)(4 2)(4 3)(4 4)(4 5)(4 6))
-    };
-    (@match $simd:ty, ($panels:expr, $rows:expr), $call:ident, $arguments:tt, $(($p:literal $t:literal))*) => {
-        match ($panels, $rows) {
-            $(($p, $t) => {
-                if const { $p <= <$simd>::TILE.0 && $t <= <$simd>::TILE.1 } {
-                    $call!($p, $t, $arguments)
-                } else {
-                    unreachable!("tiles are cut to the largest shape")
-                }
-            })*
-            shape => unreachable!("no tile of shape {shape:?}"),
-        }
-    };
-}
-pub(super) use with_tile_shape;
+/// Work that is done tile by tile.
+pub(super) trait Tiles<S: Simd> {
+    /// Panels and rows of the largest tile whose accumulators and operands fit the registers. At
+    /// least two panels: a gate and its partner are finished together.
+    const LARGEST: (usize, usize);
+    /// Panels come in multiples of this power of two; smaller tiles are not compiled.
+    const LEAST_PANELS: usize = 1;
 
-/// The largest tile height for `left` panels: a power of two.
+    /// Works on the tile of `P` panels from `panel` on and `T` rows from `row` on.
+    fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize);
+}
+
+/// Covers some panels and rows with tiles.
+///
+/// Heights are powers of two. Rows are cut into the fewest tiles and those as equal as possible: 64
+/// rows are 9 tiles of 6 and 2 of 5, never 10 of 6 and one of 4 that wastes registers.
 #[inline(always)]
-pub(super) fn tile_panels<S: Simd>(left: usize) -> usize {
-    match left {
-        4.. if S::TILE.0 >= 4 => 4,
-        2.. if S::TILE.0 >= 2 => 2,
-        _ => 1,
+pub(super) fn for_each_tile<S: Simd, W: Tiles<S>>(
+    simd: S,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    work: &mut W,
+) {
+    let (most_panels, most_rows) = W::LARGEST;
+    let tiles = rows.len().div_ceil(most_rows);
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let height = match panels.end - panel {
+            4.. if most_panels >= 4 => 4,
+            2.. if most_panels >= 2 => 2,
+            _ => 1,
+        };
+        for tile in 0..tiles {
+            let row = rows.start + tile * rows.len() / tiles;
+            let end = rows.start + (tile + 1) * rows.len() / tiles;
+            call_tile(simd, (height, end - row), panel, row, work);
+        }
+        panel += height;
     }
 }
 
-/// Cuts `rows` into the fewest tiles and makes them as equal as possible: 64 rows are 9 tiles of 6
-/// and 2 of 5, never 10 of 6 and one of 4 that wastes registers. Yields (first row, rows).
+/// Calls [`Tiles::tile`] with constants chosen at run time. Shapes beyond the largest are not
+/// compiled.
 #[inline(always)]
-pub(super) fn row_tiles<S: Simd>(rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let tiles = rows.div_ceil(S::TILE.1);
-    (0..tiles).map(move |tile| {
-        let first = tile * rows / tiles;
-        (first, (tile + 1) * rows / tiles - first)
-    })
+fn call_tile<S: Simd, W: Tiles<S>>(
+    simd: S,
+    shape: (usize, usize),
+    panel: usize,
+    row: usize,
+    work: &mut W,
+) {
+    macro_rules! shapes {
+        ($(($p:literal $t:literal))*) => {
+            match shape {
+                $(($p, $t) => {
+                    if const {
+                        $p >= W::LEAST_PANELS && $p <= W::LARGEST.0 && $t <= W::LARGEST.1
+                    } {
+                        work.tile::<$p, $t>(simd, panel, row);
+                    } else {
+                        unreachable!("tiles are cut to the shapes there are")
+                    }
+                })*
+                shape => unreachable!("no tile of shape {shape:?}"),
+            }
+        };
+    }
+    shapes!(
+        (1 1)(1 2)(1 3)(1 4)(1 5)(1 6)
+        (2 1)(2 2)(2 3)(2 4)(2 5)(2 6)
+        (4 1)(4 2)(4 3)(4 4)(4 5)(4 6)
+    );
 }

@@ -109,6 +109,29 @@ pub(super) fn q4_k(bytes: &[u8; Q4_K_BYTES], values: &mut [f32; LEN]) {
     }
 }
 
+/// Thirty-two values of `Q4_K`: `scale * quant - minimum`.
+pub(crate) struct Q4KGroup {
+    pub(crate) scale: f32,
+    pub(crate) minimum: f32,
+    pub(crate) quants: [u8; 32],
+}
+
+/// The groups of whole `Q4_K` blocks, in order.
+pub(crate) fn q4_k_groups(bytes: &[u8]) -> impl Iterator<Item = Q4KGroup> + '_ {
+    let blocks = bytes.as_chunks::<Q4_K_BYTES>().0.iter();
+    blocks.flat_map(|block| {
+        (0..LEN / 32).map(move |group| {
+            let (scale, min) = k4_scale_min(&block[4..16], group);
+            let quants = &block[16 + group / 2 * 32..][..32];
+            Q4KGroup {
+                scale: f16_at(block, 0) * scale,
+                minimum: f16_at(block, 2) * min,
+                quants: std::array::from_fn(|index| quants[index] >> (4 * (group % 2)) & 15),
+            }
+        })
+    })
+}
+
 /// As [`q4_k`], with 32 bytes of fifth bits (bit `j` of byte `l` for element `l` of group `j`)
 /// between scales and nibbles.
 pub(super) fn q5_k(bytes: &[u8; Q5_K_BYTES], values: &mut [f32; LEN]) {

@@ -10,6 +10,8 @@ pub mod half_floats;
 mod k_blocks;
 mod quantise;
 
+pub(crate) use k_blocks::q4_k_groups;
+
 /// How one row of a tensor is stored: blocks of [`Self::block_len`] elements, each of
 /// [`Self::block_bytes`] bytes. Plain floats are blocks of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

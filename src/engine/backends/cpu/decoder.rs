@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 use crate::kernels::cpu::{
-    Activation, Arithmetic, AttentionScratch, Cpu, F32, HeadNorms, KvCache, Operand, Plan,
-    RotaryTable, Rows, SequenceRows, Target, add_rms_norm, attention, fill_rows, gated_linear,
-    linear, linear_strided, rms_norm, rotate_and_store, soft_cap_all,
+    Activation, Arithmetic, AttentionScratch, Cpu, F32, HeadNorms, IntRows, KvCache, Operand, Plan,
+    RotaryTable, Rows, SequenceRows, Target, Vector, add_rms_norm, attention, fill_rows, rms_norm,
+    rotate_and_store, soft_cap_all,
 };
 use crate::kernels::reference::AttentionShape;
 use crate::model::{self, DecoderSpec, Model, Rope, WeightId};
 
 use super::demand::kv_shape;
-use super::weights::{LayerWeights, Weights, weight};
+use super::storage::Storage;
+use super::weights::{Input, LayerWeights, Matrix, Weights, weight};
 use super::{CpuOptions, Executor, LayerInput, SquareSums, failure};
 
 /// A packed model, its KV cache and the buffers of a step.
@@ -46,11 +47,28 @@ struct Buffers<O: Operand> {
     gated: Rows<O>,
     /// What attention or MLP yields where a norm stands between it and the residual stream.
     branch: Rows<F32>,
+    ints: IntBuffers,
+}
+
+/// The inputs of products as integers; without rows where all weights are floats.
+struct IntBuffers {
+    normed: IntRows,
+    attended: IntRows,
+    gated: IntRows,
+}
+
+impl IntBuffers {
+    fn reserve(&mut self, rows: usize) {
+        self.normed.reserve_rows(rows);
+        self.attended.reserve_rows(rows);
+        self.gated.reserve_rows(rows);
+    }
 }
 
 impl<O: Operand> Buffers<O> {
-    fn new(spec: &DecoderSpec) -> Self {
+    fn new(spec: &DecoderSpec, storage: Storage) -> Self {
         let (hidden, q_size) = (spec.hidden_size, spec.q_size());
+        let ints = |width| IntRows::zeros(0, width, storage.is_per_row());
         Self {
             hidden: Rows::zeros(0, hidden),
             normed: Rows::zeros(0, hidden),
@@ -59,10 +77,15 @@ impl<O: Operand> Buffers<O> {
             attended: Rows::zeros(0, q_size),
             gated: Rows::zeros(0, spec.intermediate_size),
             branch: Rows::zeros(0, hidden),
+            ints: IntBuffers {
+                normed: ints(hidden),
+                attended: ints(q_size),
+                gated: ints(spec.intermediate_size),
+            },
         }
     }
 
-    fn reserve(&mut self, rows: usize, post_norms: bool) {
+    fn reserve(&mut self, rows: usize, post_norms: bool, ints: bool) {
         self.hidden.reserve_rows(rows);
         self.normed.reserve_rows(rows);
         self.qkv.reserve_rows(rows);
@@ -71,6 +94,9 @@ impl<O: Operand> Buffers<O> {
         self.gated.reserve_rows(rows);
         if post_norms {
             self.branch.reserve_rows(rows);
+        }
+        if ints {
+            self.ints.reserve(rows);
         }
     }
 }
@@ -81,7 +107,8 @@ impl<O: Arithmetic> Decoder<O> {
         let shape = kv_shape(spec, options.block_size, options.num_blocks);
         // The pool first: a refusal comes before the long part.
         let cache = KvCache::new(shape)?;
-        let weights = Weights::pack(&mut cpu, model)?;
+        let storage = Storage::new(options.compute_type, options.quantize);
+        let weights = Weights::pack(&mut cpu, model, storage)?;
         let rope = |rope| {
             let rope = Rope::new(rope, options.max_model_len);
             let table = RotaryTable::new(rope.inverse_frequencies().len());
@@ -95,7 +122,7 @@ impl<O: Arithmetic> Decoder<O> {
             ropes: spec.rope.iter().map(rope).collect(),
             plan: Plan::new(shape),
             attention: AttentionScratch::new(spec.head_dim, cpu.threads()),
-            buffers: Buffers::new(spec),
+            buffers: Buffers::new(spec, storage),
             sources: Vec::new(),
             every_row: Vec::new(),
             squares: None,
@@ -153,7 +180,8 @@ impl<O: Arithmetic> Decoder<O> {
             });
         }
         self.every_row.extend(self.every_row.len()..rows);
-        self.buffers.reserve(rows, self.model.spec.post_norms);
+        let (post_norms, ints) = (self.model.spec.post_norms, self.weights.has_ints());
+        self.buffers.reserve(rows, post_norms, ints);
         Ok(())
     }
 
@@ -195,8 +223,14 @@ impl<O: Arithmetic> Decoder<O> {
             squares.add_layer(layer, LayerInput::Attention, &buffers.normed, rows);
         }
         let bias = weights.qkv_bias.as_deref();
-        let (normed, qkv) = (&buffers.normed, &mut buffers.qkv);
-        linear(cpu, &weights.qkv, normed, rows, bias, Target::Replace, qkv);
+        let input = Input {
+            rows: &buffers.normed,
+            ints: &mut buffers.ints.normed,
+            num_rows: rows,
+        };
+        let qkv = &mut buffers.qkv;
+        let target = Target::Replace;
+        weights.qkv.multiply_into(cpu, input, bias, target, qkv);
         let norms = weights
             .head_norms
             .as_ref()
@@ -221,8 +255,11 @@ impl<O: Arithmetic> Decoder<O> {
         join(
             cpu,
             &weights.output,
-            attended,
-            rows,
+            Input {
+                rows: attended,
+                ints: &mut buffers.ints.attended,
+                num_rows: rows,
+            },
             post_norm,
             eps,
             &mut buffers.branch,
@@ -249,18 +286,26 @@ impl<O: Arithmetic> Decoder<O> {
             eps,
             &mut buffers.normed,
         );
-        let (normed, gated) = (&buffers.normed, &mut buffers.gated);
-        gated_linear(cpu, &weights.gate_up, normed, rows, self.activation, gated);
+        let input = Input {
+            rows: &buffers.normed,
+            ints: &mut buffers.ints.normed,
+            num_rows: rows,
+        };
+        let gated = &mut buffers.gated;
+        weights.gate_up.multiply(cpu, input, self.activation, gated);
         if let Some(squares) = &mut self.squares {
-            squares.add_layer(layer, LayerInput::Mlp, normed, rows);
+            squares.add_layer(layer, LayerInput::Mlp, &buffers.normed, rows);
             squares.add_layer(layer, LayerInput::Down, gated, rows);
         }
         let post_norm = weights.post_ffn_norm.as_ref();
         join(
             cpu,
             &weights.down,
-            gated,
-            rows,
+            Input {
+                rows: gated,
+                ints: &mut buffers.ints.gated,
+                num_rows: rows,
+            },
             post_norm,
             eps,
             &mut buffers.branch,
@@ -289,44 +334,35 @@ impl<O: Arithmetic> Decoder<O> {
         if let Some(squares) = &mut self.squares {
             squares.add_head(&buffers.normed, rows);
         }
+        let input = Input {
+            rows: &buffers.normed,
+            ints: &mut buffers.ints.normed,
+            num_rows: rows,
+        };
         let (head, stride) = (&self.weights.head, spec.vocab_size);
-        let target = Target::Replace;
-        linear_strided(
-            cpu,
-            head,
-            &buffers.normed,
-            rows,
-            None,
-            target,
-            logits,
-            stride,
-        );
+        head.multiply(cpu, input, None, Target::Replace, logits, stride);
         if let Some(cap) = spec.logit_soft_cap {
             soft_cap_all(cpu, logits, cap);
         }
     }
 }
 
-/// Adds `weights * rows` to the residual stream, through a norm where the family has one.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a product, a norm and two targets"
-)]
+/// Adds `weights * input` to the residual stream, through a norm where the family has one.
 fn join<O: Arithmetic>(
     cpu: &mut Cpu,
-    weights: &crate::kernels::cpu::PackedMatrix<O>,
-    rows: &Rows<O>,
-    num_rows: usize,
-    post_norm: Option<&crate::kernels::cpu::Vector>,
+    weights: &Matrix<O>,
+    input: Input<'_, O>,
+    post_norm: Option<&Vector>,
     eps: f32,
     branch: &mut Rows<F32>,
     hidden: &mut Rows<F32>,
 ) {
+    let rows = input.num_rows;
     match post_norm {
-        None => linear(cpu, weights, rows, num_rows, None, Target::Add, hidden),
+        None => weights.multiply_into(cpu, input, None, Target::Add, hidden),
         Some(norm) => {
-            linear(cpu, weights, rows, num_rows, None, Target::Replace, branch);
-            add_rms_norm(cpu, branch, num_rows, norm, eps, hidden);
+            weights.multiply_into(cpu, input, None, Target::Replace, branch);
+            add_rms_norm(cpu, branch, rows, norm, eps, hidden);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Memory that a model will take, known before any of it is taken.
 
 use crate::kernels::cpu::{Bf16, F32, KvShape, Operand};
-use crate::model::DecoderSpec;
+use crate::model::{DecoderSpec, Model};
 
-use super::ComputeType;
+use super::storage::Storage;
+use super::{ComputeType, Quantize};
 
 /// Bytes for one model, type and block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,29 +18,31 @@ pub struct CpuDemand {
 }
 
 impl CpuDemand {
-    /// What `spec` takes.
-    pub fn of(spec: &DecoderSpec, compute_type: ComputeType, block_size: usize) -> Self {
+    /// What `model` takes.
+    pub fn of(
+        model: &Model,
+        compute_type: ComputeType,
+        quantize: Quantize,
+        block_size: usize,
+    ) -> Self {
+        let weight_bytes = Storage::new(compute_type, quantize).weight_bytes(model);
         match compute_type {
-            ComputeType::F32 => Self::with::<F32>(spec, block_size),
-            ComputeType::Bf16 => Self::with::<Bf16>(spec, block_size),
+            ComputeType::F32 => Self::with::<F32>(&model.spec, weight_bytes, block_size),
+            ComputeType::Bf16 => Self::with::<Bf16>(&model.spec, weight_bytes, block_size),
         }
     }
 
-    fn with<O: Operand>(spec: &DecoderSpec, block_size: usize) -> Self {
+    fn with<O: Operand>(spec: &DecoderSpec, weight_bytes: u64, block_size: usize) -> Self {
         let value = size_of::<O::Word>() / O::PER_WORD;
         let (hidden, middle) = (spec.hidden_size, spec.intermediate_size);
         let qkv = spec.q_size() + 2 * spec.kv_size();
-        // Outputs come in panels of sixteen.
-        let matrix = |outputs: usize, inputs: usize| outputs.next_multiple_of(16) * inputs * value;
-        let layer = matrix(qkv, hidden)
-            + matrix(hidden, spec.q_size())
-            + 2 * matrix(middle, hidden)
-            + matrix(hidden, middle);
         let rounded = hidden + 2 * spec.q_size() + middle;
         let plain = 2 * hidden + qkv + spec.vocab_size;
+        // The inputs of products as integers, a byte each and eight for the numbers of a group.
+        let ints = (hidden + spec.q_size() + middle) * (32 + 8) / 32;
         Self {
-            weight_bytes: (spec.num_hidden_layers * layer + matrix(spec.vocab_size, hidden)) as u64,
-            row_bytes: (rounded * value + plain * size_of::<f32>()) as u64,
+            weight_bytes,
+            row_bytes: (rounded * value + plain * size_of::<f32>() + ints) as u64,
             block_bytes: kv_shape(spec, block_size, 1).block_bytes::<O>() as u64,
         }
     }

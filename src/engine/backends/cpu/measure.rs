@@ -102,7 +102,12 @@ pub fn measure(
     }
     times.sort();
     let step_time = times[times.len() / 2];
-    let demand = CpuDemand::of(&model.spec, options.compute_type, runner.block_size());
+    let demand = CpuDemand::of(
+        model,
+        options.compute_type,
+        options.quantize,
+        runner.block_size(),
+    );
     let position_bytes = demand.block_bytes as f64 / runner.block_size() as f64;
     let positions = workload.num_sequences * workload.positions();
     let bytes = demand.weight_bytes as f64 + positions as f64 * position_bytes;

@@ -1,12 +1,13 @@
 //! The CPU executor: a decoder run eagerly over preallocated buffers with [`crate::kernels::cpu`].
 //!
-//! `weights` packs a checkpoint, `decoder` runs a step, `demand` says beforehand what both will
+//! `storage` decides how weights are held, `weights` packs them, `decoder` runs a step, `demand` says beforehand what both will
 //! take. A row's logits have the same bits in any batch, chunk, block size and number of threads.
 
 mod decoder;
 mod demand;
 mod measure;
 mod squares;
+mod storage;
 mod weights;
 
 use std::fmt;
@@ -22,6 +23,8 @@ pub use demand::CpuDemand;
 pub(in crate::engine) use measure::step_flops;
 pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure};
 pub use squares::{LayerInput, SquareSums};
+use storage::Storage;
+pub use storage::{Quantize, StorageSummary};
 
 /// What weights, activations and the KV cache are held and multiplied in; sums are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,8 @@ impl FromStr for ComputeType {
 pub struct CpuOptions {
     /// What to compute in.
     pub compute_type: ComputeType,
+    /// Which weights are integers.
+    pub quantize: Quantize,
     /// Threads, the caller's included; at least 1.
     pub threads: usize,
     /// The instruction set.
@@ -91,6 +96,7 @@ pub struct CpuRunner {
     decoder: Box<dyn Executor + Send>,
     weight_bytes: u64,
     kv_bytes: u64,
+    storage: StorageSummary,
 }
 
 impl CpuRunner {
@@ -116,18 +122,23 @@ impl CpuRunner {
         let cpu = Cpu::new(options.isa, options.threads.max(1))
             .map_err(|error| failure(format!("{} threads: {error}", options.threads)))?;
         let no_memory = |error| failure(format!("no memory for the model: {error}"));
+        let storage = Storage::new(options.compute_type, options.quantize).summary(model);
         match options.compute_type {
             ComputeType::F32 => Decoder::<F32>::load(model, cpu, options)
-                .map(Self::of)
+                .map(|decoder| Self::of(decoder, storage))
                 .map_err(no_memory),
             ComputeType::Bf16 => Decoder::<Bf16>::load(model, cpu, options)
-                .map(Self::of)
+                .map(|decoder| Self::of(decoder, storage))
                 .map_err(no_memory),
         }
     }
 
-    fn of<O: crate::kernels::cpu::Arithmetic>(decoder: Decoder<O>) -> Self {
+    fn of<O: crate::kernels::cpu::Arithmetic>(
+        decoder: Decoder<O>,
+        storage: StorageSummary,
+    ) -> Self {
         Self {
+            storage,
             weight_bytes: decoder.weight_bytes(),
             kv_bytes: decoder.kv_bytes(),
             decoder: Box::new(decoder),
@@ -143,6 +154,11 @@ impl CpuRunner {
     /// Bytes of the packed weights.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// How the weights are held.
+    pub fn storage(&self) -> &StorageSummary {
+        &self.storage
     }
 
     /// Bytes of the KV pool when every block is in use.

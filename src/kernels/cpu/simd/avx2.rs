@@ -1,23 +1,26 @@
-//! AVX2 with FMA: two registers of eight lanes.
+//! AVX2 with FMA and F16C: two registers of eight lanes.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd};
 
-/// AVX2 and FMA.
+/// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Avx2(());
 
 impl Avx2 {
     /// The token, where the CPU has the features.
     pub(in crate::cpu) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let all = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
     }
 }
 
 /// # Safety
 /// The CPU has the features named in the attribute.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn with_avx2<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
     kernel.run(simd)
 }
@@ -28,7 +31,7 @@ type Pair = [__m256; 2];
 /// Wraps intrinsics whose features [`Avx2::detect`] has checked.
 macro_rules! proven {
     ($body:expr) => {
-        // SAFETY: the token exists only if `detect` found AVX2 and FMA, and the pointers handed to
+        // SAFETY: the token exists only if `detect` found AVX2, FMA and F16C, and the pointers handed to
         // loads and stores come from references to whole arrays.
         unsafe { $body }
     };
@@ -36,8 +39,10 @@ macro_rules! proven {
 
 impl Simd for Avx2 {
     type F32 = Pair;
+    type Words = [__m256i; 2];
 
     const TILE: (usize, usize) = (2, 3);
+    const GROUPED_TILE: (usize, usize) = (2, 1);
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -193,4 +198,111 @@ impl Simd for Avx2 {
             ]
         })
     }
+
+    #[inline(always)]
+    fn from_bf16(self, from: &[u32; LANES / 2]) -> Pair {
+        let half = |from: &[u32; LANES / 4]| {
+            proven!({
+                let halves = _mm_loadu_si128(from.as_ptr().cast());
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+            })
+        };
+        let (low, high) = halves(from);
+        [half(low), half(high)]
+    }
+
+    #[inline(always)]
+    fn from_f16(self, from: &[u32; LANES / 2]) -> Pair {
+        let half = |from: &[u32; LANES / 4]| {
+            proven!(_mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())))
+        };
+        let (low, high) = halves(from);
+        [half(low), half(high)]
+    }
+
+    #[inline(always)]
+    fn splat_word(self, word: u32) -> [__m256i; 2] {
+        proven!([_mm256_set1_epi32(word.cast_signed()); 2])
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; LANES]) -> [__m256i; 2] {
+        proven!([
+            _mm256_loadu_si256(from.as_ptr().cast()),
+            _mm256_loadu_si256(from.as_ptr().add(8).cast()),
+        ])
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, words: [__m256i; 2]) -> [__m256i; 2] {
+        words.map(|half| proven!(_mm256_and_si256(half, _mm256_set1_epi8(15))))
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, words: [__m256i; 2]) -> [__m256i; 2] {
+        words.map(|half| {
+            proven!(_mm256_and_si256(
+                _mm256_srli_epi32::<4>(half),
+                _mm256_set1_epi8(15)
+            ))
+        })
+    }
+
+    #[inline(always)]
+    fn shift_right_4(self, words: [__m256i; 2]) -> [__m256i; 2] {
+        words.map(|half| proven!(_mm256_srai_epi32::<4>(half)))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, words: [__m256i; 2]) -> Pair {
+        words.map(|half| proven!(_mm256_cvtepi32_ps(half)))
+    }
+
+    #[inline(always)]
+    fn to_bytes(self, integers: Pair) -> [u32; LANES / 4] {
+        proven!({
+            let [low, high] = integers.map(|half| _mm256_cvtps_epi32(half));
+            // Packs work within 128-bit halves; the permutation restores lane order.
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let low = _mm256_castsi256_si128(packed);
+            let bytes = _mm_packs_epi16(low, _mm256_extracti128_si256::<1>(packed));
+            std::mem::transmute::<__m128i, [u32; LANES / 4]>(bytes)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, acc: [__m256i; 2], weights: [__m256i; 2], x: u32) -> [__m256i; 2] {
+        std::array::from_fn(|half| {
+            proven!({
+                // Sums of two products fill 16 bits only if the high bit goes its own way.
+                let high = _mm256_set1_epi8(-128);
+                let x = _mm256_set1_epi32(x.cast_signed());
+                let low = _mm256_maddubs_epi16(_mm256_andnot_si256(high, weights[half]), x);
+                let high = _mm256_maddubs_epi16(_mm256_and_si256(high, weights[half]), x);
+                let one = _mm256_set1_epi16(1);
+                let low = _mm256_madd_epi16(low, one);
+                let both = _mm256_add_epi32(low, _mm256_madd_epi16(high, one));
+                _mm256_add_epi32(acc[half], both)
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn dot_nibbles(self, acc: [__m256i; 2], weights: [__m256i; 2], x: u32) -> [__m256i; 2] {
+        std::array::from_fn(|half| {
+            proven!({
+                let x = _mm256_set1_epi32(x.cast_signed());
+                let pairs = _mm256_maddubs_epi16(weights[half], x);
+                let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                _mm256_add_epi32(acc[half], sums)
+            })
+        })
+    }
+}
+
+/// The first four words and the last four.
+#[inline(always)]
+fn halves(words: &[u32; LANES / 2]) -> (&[u32; LANES / 4], &[u32; LANES / 4]) {
+    let (halves, _) = words.as_chunks();
+    (&halves[0], &halves[1])
 }

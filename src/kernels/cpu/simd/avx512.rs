@@ -46,8 +46,10 @@ macro_rules! proven {
 
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type F32 = __m512;
+    type Words = __m512i;
 
     const TILE: (usize, usize) = (4, 6);
+    const GROUPED_TILE: (usize, usize) = (2, 6);
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -180,6 +182,91 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                     low_product,
                 )
             }
+        })
+    }
+
+    #[inline(always)]
+    fn from_bf16(self, from: &[u32; LANES / 2]) -> __m512 {
+        proven!({
+            let halves = _mm256_loadu_si256(from.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        })
+    }
+
+    #[inline(always)]
+    fn from_f16(self, from: &[u32; LANES / 2]) -> __m512 {
+        proven!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn splat_word(self, word: u32) -> __m512i {
+        proven!(_mm512_set1_epi32(word.cast_signed()))
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; LANES]) -> __m512i {
+        proven!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, words: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(words, _mm512_set1_epi8(15)))
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, words: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(
+            _mm512_srli_epi32::<4>(words),
+            _mm512_set1_epi8(15)
+        ))
+    }
+
+    #[inline(always)]
+    fn shift_right_4(self, words: __m512i) -> __m512i {
+        proven!(_mm512_srai_epi32::<4>(words))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, words: __m512i) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(words))
+    }
+
+    #[inline(always)]
+    fn to_bytes(self, integers: __m512) -> [u32; LANES / 4] {
+        proven!(std::mem::transmute::<__m128i, [u32; LANES / 4]>(
+            _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(integers))
+        ))
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, acc: __m512i, weights: __m512i, x: u32) -> __m512i {
+        if BF16 {
+            return proven!(_mm512_dpbusd_epi32(
+                acc,
+                weights,
+                _mm512_set1_epi32(x.cast_signed())
+            ));
+        }
+        proven!({
+            // Sums of two products fill 16 bits only if the high bit goes its own way.
+            let high = _mm512_set1_epi8(-128);
+            let x = _mm512_set1_epi32(x.cast_signed());
+            let low = _mm512_maddubs_epi16(_mm512_andnot_si512(high, weights), x);
+            let high = _mm512_maddubs_epi16(_mm512_and_si512(high, weights), x);
+            let one = _mm512_set1_epi16(1);
+            let both = _mm512_add_epi32(_mm512_madd_epi16(low, one), _mm512_madd_epi16(high, one));
+            _mm512_add_epi32(acc, both)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_nibbles(self, acc: __m512i, weights: __m512i, x: u32) -> __m512i {
+        if BF16 {
+            return self.dot_bytes(acc, weights, x);
+        }
+        proven!({
+            let pairs = _mm512_maddubs_epi16(weights, _mm512_set1_epi32(x.cast_signed()));
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         })
     }
 }

@@ -31,9 +31,14 @@ pub trait Simd: Copy {
     /// Sixteen `f32`.
     type F32: Copy;
 
+    /// Sixteen words of 32 bits.
+    type Words: Copy;
+
     /// Panels (of 16 outputs) and rows of the largest register tile that leaves room for operands.
     /// At least two panels: a gate and its partner are finished together.
     const TILE: (usize, usize);
+    /// The same where each output has two accumulators, one of integers and one of floats.
+    const GROUPED_TILE: (usize, usize);
 
     /// Runs a kernel compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
@@ -71,9 +76,33 @@ pub trait Simd: Copy {
     /// Rounds to bfloat16 (nearest, ties to even), packed in lane order, the even lane in the low
     /// half of its word.
     fn to_bf16(self, value: Self::F32) -> [u32; LANES / 2];
+    /// The inverse: widens sixteen bfloat16 values.
+    fn from_bf16(self, from: &[u32; LANES / 2]) -> Self::F32;
+    /// Widens sixteen half-precision values, two to a word, the even lane in the low half.
+    fn from_f16(self, from: &[u32; LANES / 2]) -> Self::F32;
     /// `acc + w.low * x.low + w.high * x.high` over the bfloat16 halves of each word, in the order
     /// of the instruction set (fixed, but not the same on all).
     fn dot_bf16(self, acc: Self::F32, weights: &[u32; LANES], x: u32) -> Self::F32;
+
+    /// The same word in every lane.
+    fn splat_word(self, word: u32) -> Self::Words;
+    /// Reads sixteen words.
+    fn load_words(self, from: &[u32; LANES]) -> Self::Words;
+    /// The low four bits of every byte.
+    fn low_nibbles(self, words: Self::Words) -> Self::Words;
+    /// The high four bits of every byte.
+    fn high_nibbles(self, words: Self::Words) -> Self::Words;
+    /// Signed words divided by 16, rounded down.
+    fn shift_right_4(self, words: Self::Words) -> Self::Words;
+    /// Signed words as floats, rounded to nearest.
+    fn to_f32(self, words: Self::Words) -> Self::F32;
+    /// Integers from -127 to 127 as signed bytes, in lane order.
+    fn to_bytes(self, integers: Self::F32) -> [u32; LANES / 4];
+    /// `acc + sum of w[i] * x[i]` over the four bytes of each word: `w` unsigned, `x` signed and
+    /// above -128. Exact.
+    fn dot_bytes(self, acc: Self::Words, weights: Self::Words, x: u32) -> Self::Words;
+    /// The same where no byte of `w` is above 15.
+    fn dot_nibbles(self, acc: Self::Words, weights: Self::Words, x: u32) -> Self::Words;
 }
 
 /// Rounds one `f32` to bfloat16, nearest, ties to even. NaN stays NaN.

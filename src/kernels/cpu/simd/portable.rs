@@ -1,6 +1,8 @@
 //! Sixteen lanes as an array: what every CPU can run, and what the compiler may vectorise.
 
-use super::{Kernel, LANES, Simd, bf16_bits};
+use half::f16;
+
+use super::{Kernel, LANES, Simd, bf16_bits, bf16_value};
 
 /// Always available.
 #[derive(Clone, Copy)]
@@ -15,8 +17,10 @@ fn zip(a: Lanes, b: Lanes, op: impl Fn(f32, f32) -> f32) -> Lanes {
 
 impl Simd for Portable {
     type F32 = Lanes;
+    type Words = [u32; LANES];
 
     const TILE: (usize, usize) = (2, 1);
+    const GROUPED_TILE: (usize, usize) = (2, 1);
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -121,6 +125,71 @@ impl Simd for Portable {
             let acc = acc[lane] + f32::from_bits(word << 16) * low;
             acc + f32::from_bits(word & 0xffff_0000) * high
         })
+    }
+
+    #[inline(always)]
+    fn from_bf16(self, from: &[u32; LANES / 2]) -> Lanes {
+        std::array::from_fn(|lane| bf16_value((from[lane / 2] >> (16 * (lane % 2))) as u16))
+    }
+
+    #[inline(always)]
+    fn from_f16(self, from: &[u32; LANES / 2]) -> Lanes {
+        std::array::from_fn(|lane| {
+            f16::from_bits((from[lane / 2] >> (16 * (lane % 2))) as u16).to_f32()
+        })
+    }
+
+    #[inline(always)]
+    fn splat_word(self, word: u32) -> [u32; LANES] {
+        [word; LANES]
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; LANES]) -> [u32; LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| word & 0x0f0f_0f0f)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| word >> 4 & 0x0f0f_0f0f)
+    }
+
+    #[inline(always)]
+    fn shift_right_4(self, words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| (word.cast_signed() >> 4).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn to_f32(self, words: [u32; LANES]) -> Lanes {
+        words.map(|word| word.cast_signed() as f32)
+    }
+
+    #[inline(always)]
+    fn to_bytes(self, integers: Lanes) -> [u32; LANES / 4] {
+        std::array::from_fn(|word| {
+            let byte = |index: usize| integers[4 * word + index] as i8 as u8;
+            u32::from_le_bytes(std::array::from_fn(byte))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, acc: [u32; LANES], weights: [u32; LANES], x: u32) -> [u32; LANES] {
+        let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
+        std::array::from_fn(|lane| {
+            let weights = weights[lane].to_le_bytes();
+            let products: [i32; 4] = std::array::from_fn(|i| i32::from(weights[i]) * x[i]);
+            (acc[lane].cast_signed() + products.into_iter().sum::<i32>()).cast_unsigned()
+        })
+    }
+
+    #[inline(always)]
+    fn dot_nibbles(self, acc: [u32; LANES], weights: [u32; LANES], x: u32) -> [u32; LANES] {
+        self.dot_bytes(acc, weights, x)
     }
 }
 

@@ -1,0 +1,295 @@
+//! Integer weights times integer activations.
+//!
+//! For each group of inputs an exact sum in 32-bit integers, then
+//! `total += weight scale * activation scale * sum`, in order of the groups and in single precision,
+//! each operation rounded on its own.
+
+use std::ops::Range;
+
+use super::super::Cpu;
+use super::super::activation::Activation;
+use super::super::line::{Arithmetic, F32, Line, Rows};
+use super::super::linear::{Target, for_each_part};
+use super::super::simd::{Kernel, Simd};
+use super::super::sink::{AnySink, Gated, Plain, Sink};
+use super::super::tile::{Tiles, for_each_tile};
+use super::format::{Format, Int4, Int4Affine, Int8, Int8PerRow};
+use super::weights::Halves;
+use super::{GROUP_WORDS, IntFormat, IntGatedMatrix, IntMatrix, IntRows};
+
+/// `rows * weights^T`, plus the bias, into (or added to) the first `num_rows` rows of `out`.
+///
+/// # Panics
+/// Widths disagree, the rows have scales of the wrong kind, or a buffer has fewer than `num_rows`
+/// rows.
+pub fn linear_ints(
+    cpu: &mut Cpu,
+    weights: &IntMatrix,
+    rows: &IntRows,
+    num_rows: usize,
+    bias: Option<&[f32]>,
+    target: Target,
+    out: &mut Rows<F32>,
+) {
+    assert_eq!(out.width(), weights.outputs, "a column for each output");
+    assert!(out.rows() >= num_rows, "a result row for each row");
+    let stride = out.stride();
+    let out = out.words_mut();
+    linear_ints_strided(cpu, weights, rows, num_rows, bias, target, out, stride);
+}
+
+/// The same into plain memory: row `i` starts at `out[i * stride]`.
+///
+/// # Panics
+/// As [`linear_ints`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a matrix product has this many operands"
+)]
+pub fn linear_ints_strided(
+    cpu: &mut Cpu,
+    weights: &IntMatrix,
+    rows: &IntRows,
+    num_rows: usize,
+    bias: Option<&[f32]>,
+    target: Target,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let sink = Plain::new(out, stride, num_rows, weights.outputs, bias, target);
+    product(cpu, weights, rows, num_rows, AnySink::Plain(sink));
+}
+
+/// `activation(rows * gate^T) * (rows * up^T)` into the first `num_rows` rows of `out`, rounded to
+/// its storage type.
+///
+/// # Panics
+/// As [`linear_ints`].
+pub fn gated_linear_ints<O: Arithmetic>(
+    cpu: &mut Cpu,
+    weights: &IntGatedMatrix,
+    rows: &IntRows,
+    num_rows: usize,
+    activation: Activation,
+    out: &mut Rows<O>,
+) {
+    let sink = Gated::new(out, num_rows, weights.width, activation);
+    product(cpu, &weights.packed, rows, num_rows, O::any_sink(sink));
+}
+
+fn product(cpu: &mut Cpu, weights: &IntMatrix, rows: &IntRows, num_rows: usize, sink: AnySink<'_>) {
+    assert_eq!(rows.width(), weights.inputs, "rows as wide as the weights");
+    assert_eq!(
+        rows.is_per_row(),
+        weights.format.is_per_row(),
+        "scales of rows and weights are of one kind"
+    );
+    assert!(rows.rows() >= num_rows, "the rows are there");
+    let (isa, row_bytes) = (cpu.isa, weights.inputs.max(1));
+    for_each_part(
+        cpu,
+        weights.panels(),
+        num_rows,
+        row_bytes,
+        |panels, row_range| {
+            let task = IntTask {
+                weights,
+                rows,
+                panels,
+                row_range,
+                sink,
+            };
+            match weights.format {
+                IntFormat::Int8 => isa.run(FormatTask(task, Int8)),
+                IntFormat::Int8PerRow => isa.run(FormatTask(task, Int8PerRow)),
+                IntFormat::Int4 => isa.run(FormatTask(task, Int4)),
+                IntFormat::Int4Affine => isa.run(FormatTask(task, Int4Affine)),
+            }
+        },
+    );
+}
+
+/// One part of a product: a range of panels times a range of rows.
+struct IntTask<'a> {
+    weights: &'a IntMatrix,
+    rows: &'a IntRows,
+    panels: Range<usize>,
+    row_range: Range<usize>,
+    sink: AnySink<'a>,
+}
+
+/// The same for a kernel: the format of the weights as a type.
+struct FormatTask<'a, F>(IntTask<'a>, F);
+
+impl<F: Format> Kernel for FormatTask<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let (panels, rows) = (self.0.panels.clone(), self.0.row_range.clone());
+        for_each_tile(simd, panels, rows, &mut self);
+    }
+}
+
+impl<S: Simd, F: Format> Tiles<S> for FormatTask<'_, F> {
+    const LARGEST: (usize, usize) = S::GROUPED_TILE;
+    const LEAST_PANELS: usize = 2;
+
+    #[inline(always)]
+    fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
+        let IntTask {
+            weights,
+            rows,
+            sink,
+            ..
+        } = &self.0;
+        let lines = weights.lines_per_panel;
+        let none: &[Halves] = &[];
+        let panels: [Panel<'_>; P] = std::array::from_fn(|index| Panel {
+            lines: &weights.lines[(panel + index) * lines..][..lines],
+            scales: weights.panel_scales(panel + index),
+            minimums: if F::FORMAT.is_affine() {
+                weights.panel_minimums(panel + index)
+            } else {
+                none
+            },
+        });
+        let rows: [Row<'_>; T] = std::array::from_fn(|index| {
+            let (scales, corrections) = rows.row_groups(row + index);
+            Row {
+                words: rows.row_words(row + index),
+                scales,
+                corrections,
+            }
+        });
+        let sums = multiply::<S, F, P, T>(simd, weights.groups, &panels, &rows);
+        for (index, sums) in sums.into_iter().enumerate() {
+            // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.
+            unsafe { sink.put(simd, row + index, panel, sums) };
+        }
+    }
+}
+
+/// Weights of sixteen outputs.
+struct Panel<'a> {
+    lines: &'a [Line<u32>],
+    scales: &'a [Halves],
+    minimums: &'a [Halves],
+}
+
+/// Activations of a row.
+struct Row<'a> {
+    words: &'a [u32],
+    scales: &'a [f32],
+    corrections: &'a [i32],
+}
+
+/// A tile of `P` panels and `T` rows.
+#[inline(always)]
+fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
+    simd: S,
+    groups: usize,
+    panels: &[Panel<'_>; P],
+    rows: &[Row<'_>; T],
+) -> [[S::F32; P]; T] {
+    let words = rows[0].words.len();
+    let per_line = if F::FORMAT.has_nibbles() { 2 } else { 1 };
+    // A length that is a constant in the formats with groups, so that their inner loop is unrolled.
+    let group_words = if F::FORMAT.is_per_row() {
+        words
+    } else {
+        GROUP_WORDS
+    };
+    assert!(groups * group_words == words);
+    for panel in panels {
+        assert!(panel.lines.len() * per_line == words && panel.scales.len() == groups);
+        assert!(!F::FORMAT.is_affine() || panel.minimums.len() == groups);
+    }
+    for row in rows {
+        assert!(row.words.len() == words);
+        assert!(row.scales.len() == groups && row.corrections.len() == groups);
+    }
+    let mut totals = [[simd.splat(0.0); P]; T];
+    for group in 0..groups {
+        let mut sums = [[simd.splat_word(0); P]; T];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: `group < groups`, the length asserted above.
+            let correction = unsafe { *row.corrections.get_unchecked(group) };
+            *sums = [start::<S, F>(simd, correction); P];
+        }
+        for line in group * group_words / per_line..(group + 1) * group_words / per_line {
+            let weights: [S::Words; P] = std::array::from_fn(|panel| {
+                // SAFETY: `line < groups * group_words / per_line`, the length asserted above.
+                simd.load_words(unsafe { &panels[panel].lines.get_unchecked(line).0 })
+            });
+            for half in 0..per_line {
+                let weights = if !F::FORMAT.has_nibbles() {
+                    weights
+                } else if half == 0 {
+                    weights.map(|words| simd.low_nibbles(words))
+                } else {
+                    weights.map(|words| simd.high_nibbles(words))
+                };
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    // SAFETY: below `words`, the length asserted above.
+                    let x = unsafe { *row.words.get_unchecked(per_line * line + half) };
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = if F::FORMAT.has_nibbles() {
+                            simd.dot_nibbles(*sum, weights, x)
+                        } else {
+                            simd.dot_bytes(*sum, weights, x)
+                        };
+                    }
+                }
+            }
+        }
+        // SAFETY: `group < groups`, the length asserted above.
+        let scales: [S::F32; P] = std::array::from_fn(|panel| {
+            simd.from_f16(unsafe { panels[panel].scales.get_unchecked(group) })
+        });
+        for ((totals, sums), row) in totals.iter_mut().zip(sums).zip(rows) {
+            // SAFETY: as above.
+            let scale = unsafe { *row.scales.get_unchecked(group) };
+            for panel in 0..P {
+                let both = simd.mul(scales[panel], simd.splat(scale));
+                let product = simd.mul(both, simd.to_f32(sums[panel]));
+                totals[panel] = simd.add(totals[panel], product);
+            }
+        }
+        if F::FORMAT.is_affine() {
+            // SAFETY: as above.
+            let minimums: [S::F32; P] = std::array::from_fn(|panel| {
+                simd.from_f16(unsafe { panels[panel].minimums.get_unchecked(group) })
+            });
+            for (totals, row) in totals.iter_mut().zip(rows) {
+                // SAFETY: as above.
+                let (scale, correction) = unsafe {
+                    (
+                        *row.scales.get_unchecked(group),
+                        *row.corrections.get_unchecked(group),
+                    )
+                };
+                // Minus the sum of the activations: the correction is -128 times their integers'.
+                let correction = simd.to_f32(simd.splat_word(correction.cast_unsigned()));
+                let x = simd.mul(correction, simd.splat(scale * (1.0 / 128.0)));
+                for panel in 0..P {
+                    let product = simd.mul(minimums[panel], x);
+                    totals[panel] = simd.add(totals[panel], product);
+                }
+            }
+        }
+    }
+    totals
+}
+
+/// Where a group's sum starts, so that what was added to the weights has no effect.
+#[inline(always)]
+fn start<S: Simd, F: Format>(simd: S, correction: i32) -> S::Words {
+    use super::IntFormat::{Int4, Int4Affine, Int8, Int8PerRow};
+    match F::FORMAT {
+        Int8 | Int8PerRow => simd.splat_word(correction.cast_unsigned()),
+        // 8 instead of 128.
+        Int4 => simd.shift_right_4(simd.splat_word(correction.cast_unsigned())),
+        Int4Affine => simd.splat_word(0),
+    }
+}
