@@ -26,3 +26,4 @@ pub use micota_kernels as kernels;
 pub mod durable;
 pub mod hub;
 pub mod random;
+pub mod yaml;

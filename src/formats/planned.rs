@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{DType, FormatError};
 use crate::durable::AtomicFile;
@@ -45,6 +45,8 @@ pub(super) struct PlannedFile {
     slots: HashMap<String, Slot>,
     /// Names in the plan's order, so that errors do not depend on a hash table's.
     order: Vec<String>,
+    /// Whether data were written since the last [`PlannedFile::sync`].
+    unsynced: AtomicBool,
 }
 
 struct Slot {
@@ -89,6 +91,7 @@ impl PlannedFile {
             file,
             slots,
             order,
+            unsynced: AtomicBool::new(true),
         })
     }
 
@@ -114,6 +117,16 @@ impl PlannedFile {
             .write_all_at(bytes, slot.begin + offset)
             .map_err(|error| FormatError::io(&self.path, error))?;
         slot.written.fetch_add(size, Ordering::Relaxed);
+        self.unsynced.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has the disk store what has been written since the last time.
+    pub(super) fn sync(&self) -> Result<(), FormatError> {
+        if self.unsynced.swap(false, Ordering::Relaxed) {
+            let stored = self.file.sync_data();
+            stored.map_err(|error| FormatError::io(&self.path, error))?;
+        }
         Ok(())
     }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::dtype::FloatType;
+use super::dtype::{FloatType, float_type};
 use super::error::MergeError;
 use super::model::Model;
-use super::numeric::{Rounding, load};
 use super::tensor::{Folded, Stored};
 use crate::formats::{SafetensorsFile, TensorView};
+use crate::kernels::cpu::Isa;
+use crate::kernels::elementwise::{Elementwise, Rounding};
 
 /// What PEFT puts before a module's name.
 const PREFIX: &str = "base_model.model.";
@@ -121,10 +122,10 @@ impl Adapter {
     }
 
     fn floats(&self, view: &TensorView<'_>) -> Result<Vec<f32>, MergeError> {
-        let dtype = FloatType::from_stored(view.dtype)
+        let dtype = float_type(view.dtype)
             .ok_or_else(|| self.fail(format!("{} is stored as {}", view.name, view.dtype)))?;
         let mut values = vec![0.0; view.num_elements()];
-        load(view.data, dtype, Rounding::None, &mut values);
+        f32::load(Isa::detect(), view.data, dtype, Rounding::None, &mut values);
         Ok(values)
     }
 

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::layout::Layout;
 use super::model::Models;
+use super::randomness::Randomness;
 use super::recipe::Recipe;
-use super::run::Randomness;
 
 /// `README.md` for a merge into a folder called `title`.
 pub(crate) fn model_card(

@@ -2,10 +2,10 @@
 
 use super::architecture::Part;
 use super::error::MergeError;
-use super::numeric::Real;
 use super::plan::TensorPlan;
 use super::run::Merge;
-use super::tensor::{AnyTensor, Draws, Sink, Tensor, sum_of};
+use super::tensor::{AnyTensor, Draws, Sink, Tensor};
+use crate::kernels::elementwise::Elementwise;
 
 /// DARE's authors drop 90% and more of the deltas of fine-tuned models, which lie within this
 /// (arXiv:2311.03099, section 4).
@@ -131,24 +131,20 @@ struct DeltaSums {
     changed: u64,
 }
 
-fn delta_sums<F: Real>(tensor: &Tensor<'_, F>) -> Vec<DeltaSums> {
+fn delta_sums<F: Elementwise>(tensor: &Tensor<'_, F>) -> Vec<DeltaSums> {
     let inputs = tensor.others().count();
     let mut totals = vec![DeltaSums::default(); inputs];
     let per_block = |block: &super::tensor::Block| {
         let mut sums = vec![DeltaSums::default(); inputs];
         let (mut base, mut delta) = (Vec::new(), Vec::new());
         for chunk in tensor.chunks(block) {
-            base.resize(chunk.len(), F::ZERO);
-            delta.resize(chunk.len(), F::ZERO);
-            tensor.read(tensor.required_base(), chunk.start, &mut base);
+            tensor.read_len(tensor.required_base(), chunk.start, chunk.len(), &mut base);
             for (sums, input) in sums.iter_mut().zip(tensor.others()) {
-                tensor.read(input, chunk.start, &mut delta);
-                tensor.rounding.zip(&mut delta, &base, |x, b| x - b);
-                sums.magnitude += sum_of(&delta, |d| d.abs().to_f64());
-                sums.changed += delta.iter().filter(|d| **d != F::ZERO).count() as u64;
-                sums.max = delta
-                    .iter()
-                    .fold(sums.max, |max, d| max.max(d.abs().to_f64()));
+                tensor.read_delta(input, chunk.start, &base, &mut delta);
+                let (largest, changed) = F::extent(tensor.isa, &delta);
+                sums.magnitude += F::sum_of_magnitudes(tensor.isa, &delta);
+                sums.changed += changed as u64;
+                sums.max = sums.max.max(largest.to_f64());
             }
         }
         sums

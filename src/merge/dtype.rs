@@ -1,78 +1,25 @@
-//! The four floating-point types that checkpoints are stored and merged in.
+//! Between the types that are merged and those that files store.
 
 use crate::formats::DType;
+pub use crate::kernels::elementwise::FloatType;
 
-/// A floating-point type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatType {
-    /// 8 significant bits.
-    Bf16,
-    /// 11 significant bits.
-    F16,
-    /// IEEE single.
-    F32,
-    /// IEEE double.
-    F64,
+/// The floating-point type that a file stores as `dtype`, if it is one.
+pub(crate) fn float_type(dtype: DType) -> Option<FloatType> {
+    match dtype {
+        DType::BF16 => Some(FloatType::Bf16),
+        DType::F16 => Some(FloatType::F16),
+        DType::F32 => Some(FloatType::F32),
+        DType::F64 => Some(FloatType::F64),
+        _ => None,
+    }
 }
 
-impl FloatType {
-    /// The type that recipes and `config.json` call `name`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name.strip_prefix("torch.").unwrap_or(name) {
-            "bfloat16" => Some(Self::Bf16),
-            "float16" | "half" => Some(Self::F16),
-            "float32" | "float" => Some(Self::F32),
-            "float64" | "double" => Some(Self::F64),
-            _ => None,
-        }
-    }
-
-    /// The name in recipes and `config.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bf16 => "bfloat16",
-            Self::F16 => "float16",
-            Self::F32 => "float32",
-            Self::F64 => "float64",
-        }
-    }
-
-    /// The storage type of a file, if it is a floating-point one.
-    pub fn from_stored(dtype: DType) -> Option<Self> {
-        match dtype {
-            DType::BF16 => Some(Self::Bf16),
-            DType::F16 => Some(Self::F16),
-            DType::F32 => Some(Self::F32),
-            DType::F64 => Some(Self::F64),
-            _ => None,
-        }
-    }
-
-    /// The storage type to write.
-    pub fn stored(self) -> DType {
-        match self {
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-            Self::F32 => DType::F32,
-            Self::F64 => DType::F64,
-        }
-    }
-
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Bf16 | Self::F16 => 2,
-            Self::F32 => 4,
-            Self::F64 => 8,
-        }
-    }
-
-    /// The narrowest type that holds the values of both.
-    pub fn promoted(self, other: Self) -> Self {
-        match (self, other) {
-            (a, b) if a == b => a,
-            (Self::F64, _) | (_, Self::F64) => Self::F64,
-            _ => Self::F32,
-        }
+/// How a file stores the type.
+pub(crate) fn stored_type(dtype: FloatType) -> DType {
+    match dtype {
+        FloatType::Bf16 => DType::BF16,
+        FloatType::F16 => DType::F16,
+        FloatType::F32 => DType::F32,
+        FloatType::F64 => DType::F64,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Recipe`] is read and checked, [`Merge::prepare`] opens the models and plans every tensor,
 //! [`Merge::write`] computes them block by block from memory-mapped inputs into shards that are
-//! opened once. Reading order: `recipe`, `layout`, `plan`, `run`, `tensor`, `methods`.
+//! opened once. Reading order: `recipe`, `layout`, `plan`, `run`, `task`,
+//! `write`, `tensor`, `methods`.
 //!
 //! The recipe language and the results are those of `mergekit-yaml` 0.1.5; what differs on purpose
 //! is listed in `docs/merging.md`.
@@ -21,10 +22,12 @@ mod card;
 mod check;
 mod config;
 mod output;
+mod randomness;
 mod run;
+mod task;
+mod write;
 
 mod methods;
-mod numeric;
 mod sparsify;
 mod tensor;
 
@@ -34,5 +37,6 @@ pub use check::{CheckReport, DeltaStatistics, SAFE_DELTA, UNSAFE_DELTA};
 pub use dtype::FloatType;
 pub use error::{MergeError, Place, ShapeMismatch};
 pub use model::Fetch;
+pub use randomness::{Randomness, fresh_seed};
 pub use recipe::{FilterItem, ModelRef, Parameters, Recipe, Scalar, Setting};
-pub use run::{Merge, MergeOptions, Progress, Randomness, fresh_seed};
+pub use run::{Merge, MergeOptions, Progress};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::adapter::Adapter;
 use super::architecture::Architecture;
-use super::dtype::FloatType;
+use super::dtype::{FloatType, float_type};
 use super::error::MergeError;
 use super::recipe::{Location, ModelRef};
 use super::tensor::Stored;
@@ -152,7 +152,7 @@ impl Model {
             tensor: tensor.to_owned(),
             architecture: self.architecture.name,
         })?;
-        let dtype = FloatType::from_stored(view.dtype).ok_or_else(|| {
+        let dtype = float_type(view.dtype).ok_or_else(|| {
             let problem = format!("tensor {tensor} is stored as {}, not as floats", view.dtype);
             MergeError::model(&self.name, problem)
         })?;

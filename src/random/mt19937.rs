@@ -1,10 +1,11 @@
 //! The Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998) with the two seedings that
 //! reference programs use: torch's (one 32-bit word) and Python's (`random.seed(int)`).
 
-const N: usize = 624;
-const M: usize = 397;
-const UPPER_MASK: u32 = 0x8000_0000;
-const LOWER_MASK: u32 = 0x7fff_ffff;
+use crate::kernels::cpu::Isa;
+use crate::kernels::words::{TWISTER_WORDS as N, temper, twist};
+
+/// The word that [`Mt19937::from_python_seed`] starts its mixing at.
+const PYTHON_FIRST_WORD: u32 = 0x8000_0000;
 
 /// The generator and its position in the stream.
 #[derive(Clone)]
@@ -52,7 +53,7 @@ impl Mt19937 {
             .wrapping_sub(i as u32);
             i = this.wrap(i + 1);
         }
-        this.state[0] = UPPER_MASK;
+        this.state[0] = PYTHON_FIRST_WORD;
         this.index = N;
         this
     }
@@ -68,11 +69,9 @@ impl Mt19937 {
 
     /// The next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
-        if self.index == N {
-            self.refill();
-        }
-        self.index += 1;
-        temper(self.state[self.index - 1])
+        let mut word = [0];
+        self.fill(u32::MAX, &mut word);
+        word[0]
     }
 
     /// `bits` random bits (1 to 32), as Python's `getrandbits` draws them.
@@ -84,19 +83,18 @@ impl Mt19937 {
         self.next_u32() >> (32 - bits)
     }
 
-    /// The next `out.len()` words, as that many calls of [`Mt19937::next_u32`] give them.
-    #[inline(always)]
-    pub fn fill(&mut self, out: &mut [u32]) {
+    /// The next `out.len()` words, as that many calls of [`Mt19937::next_u32`] give them, `mask`ed.
+    pub fn fill(&mut self, mask: u32, out: &mut [u32]) {
+        let isa = Isa::detect();
         let mut rest = out;
         while !rest.is_empty() {
             if self.index == N {
-                self.refill();
+                twist(isa, &mut self.state, 1);
+                self.index = 0;
             }
             let len = rest.len().min(N - self.index);
             let (now, later) = rest.split_at_mut(len);
-            for (out, word) in now.iter_mut().zip(&self.state[self.index..]) {
-                *out = temper(*word);
-            }
+            temper(isa, &self.state[self.index..self.index + len], mask, now);
             self.index += len;
             rest = later;
         }
@@ -104,52 +102,12 @@ impl Mt19937 {
 
     /// Passes over `count` words.
     pub fn skip(&mut self, count: usize) {
-        let mut left = count;
-        while left > N - self.index {
-            left -= N - self.index;
-            self.refill();
-        }
-        self.index += left;
+        let end = self.index + count;
+        // A state that has been used up is replaced when the next word is asked for.
+        let twists = end.saturating_sub(1) / N;
+        twist(Isa::detect(), &mut self.state, twists);
+        self.index = end - twists * N;
     }
-
-    /// Word `i + 1` is still old when word `i` is made, and word `i + M` is old for the first
-    /// `N - M` words and new for the others: three runs in which no word depends on another one of
-    /// the same run (227 words), so that the compiler can use vector instructions.
-    #[inline(always)]
-    fn refill(&mut self) {
-        let (low, high) = self.state.split_at_mut(N - M);
-        for i in 0..N - M - 1 {
-            low[i] = high[i + 2 * M - N] ^ twisted(low[i], low[i + 1]);
-        }
-        low[N - M - 1] = high[M - 1] ^ twisted(low[N - M - 1], high[0]);
-        let (middle, last) = high.split_at_mut(N - M);
-        for i in 0..N - M - 1 {
-            middle[i] = low[i] ^ twisted(middle[i], middle[i + 1]);
-        }
-        middle[N - M - 1] = low[N - M - 1] ^ twisted(middle[N - M - 1], last[0]);
-        let end = last.len() - 1;
-        for i in 0..end {
-            last[i] = middle[i] ^ twisted(last[i], last[i + 1]);
-        }
-        // The last word's successor is word 0, which is new by now, as the recurrence has it.
-        last[end] = middle[end] ^ twisted(last[end], low[0]);
-        self.index = 0;
-    }
-}
-
-/// The recurrence's part that comes from a word and its successor.
-#[inline(always)]
-fn twisted(word: u32, next: u32) -> u32 {
-    let y = (word & UPPER_MASK) | (next & LOWER_MASK);
-    (y >> 1) ^ ((y & 1).wrapping_neg() & 0x9908_b0df)
-}
-
-#[inline(always)]
-fn temper(mut y: u32) -> u32 {
-    y ^= y >> 11;
-    y ^= (y << 7) & 0x9d2c_5680;
-    y ^= (y << 15) & 0xefc6_0000;
-    y ^ (y >> 18)
 }
 
 #[cfg(test)]
@@ -182,7 +140,7 @@ mod tests {
         for len in [1, 7, 623, 624, 625, 1_249, 5_000] {
             let mut rng = Mt19937::from_word(5489);
             let mut words = vec![0; len];
-            rng.fill(&mut words);
+            rng.fill(u32::MAX, &mut words);
             assert_eq!(words, expected[..len]);
             rng.skip(len);
             assert_eq!(

@@ -5,20 +5,15 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::yaml::Place;
 use crate::hub::HubError;
+use crate::yaml::{Place, YamlError};
 
 /// An error of the `task` room.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The file is not YAML, or is YAML beyond the limits.
-    #[error("{place}: {message}")]
-    Syntax {
-        /// Where.
-        place: Place,
-        /// What the parser says.
-        message: String,
-    },
+    #[error(transparent)]
+    Syntax(#[from] YamlError),
     /// A key that no task, group, metric or filter has.
     #[error("{place}: unknown key `{key}` in {owner}{}", hint(nearest))]
     UnknownKey {

@@ -22,7 +22,6 @@ mod schema;
 mod sets;
 mod shipped;
 mod template;
-mod yaml;
 
 pub use builtin::{Gold, ProcessDocs, ProcessResults};
 pub use chat::{ChatOptions, ChatTemplate, Message};
@@ -39,4 +38,5 @@ pub use prompt::{DEFAULT_FEWSHOT_SEED, Prompt, PromptOptions, prompts};
 pub use registry::{Registry, Selection, TaskEntry};
 pub(crate) use rows::parquet_row;
 pub use template::TextTemplate;
-pub use yaml::Place;
+
+pub use crate::yaml::Place;

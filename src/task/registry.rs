@@ -12,7 +12,7 @@ use super::config::{GroupConfig, TaskConfig};
 use super::error::{TaskError, nearest};
 use super::schema::{Definition, Source, place_of};
 use super::shipped::{ALIASES, SHIPPED};
-use super::yaml::{self, Data, Entry};
+use crate::yaml::{self, Data, Entry, Repeated};
 
 /// Bytes of one task file. The reference's longest (with inline examples) has 100 KB.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -447,7 +447,7 @@ fn entries(
     within: &mut Vec<File>,
     num_files: &mut usize,
 ) -> Result<Vec<Entry>, TaskError> {
-    let root = yaml::parse(&file.name(), &file.text()?)?;
+    let root = yaml::parse(&file.name(), &file.text()?, Repeated::Replaces)?;
     let own = match root.data {
         Data::Map(entries) => entries,
         Data::Null => Vec::new(),

@@ -14,7 +14,7 @@ use super::config::{
 use super::error::{TaskError, nearest};
 use super::python;
 use super::template::TextTemplate;
-use super::yaml::{Data, Entry, Node, Place};
+use crate::yaml::{Data, Entry, Node, Place};
 
 /// Responses per document. The reference's largest task asks for 64.
 const MAX_REPEATS: usize = 4096;

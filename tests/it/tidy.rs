@@ -8,12 +8,15 @@ use regex::Regex;
 /// Each room and the rooms of this crate that it may name. `cli` may name all.
 const LAYERS: &[(&str, &[&str])] = &[
     ("eval", &["task", "grade", "engine", "durable", "random"]),
-    ("task", &["durable", "hub", "random"]),
+    ("task", &["durable", "hub", "random", "yaml"]),
     ("grade", &["random"]),
     ("engine", &["model", "kernels", "formats", "random"]),
     ("model", &["kernels", "formats"]),
     ("convert", &["formats", "kernels", "durable"]),
-    ("merge", &["formats", "kernels", "durable", "random"]),
+    (
+        "merge",
+        &["formats", "kernels", "durable", "random", "yaml"],
+    ),
     (
         "train",
         &["model", "formats", "kernels", "durable", "random"],
@@ -23,7 +26,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("hub", &["durable"]),
     ("durable", &[]),
-    ("random", &[]),
+    ("random", &["kernels"]),
+    ("yaml", &[]),
 ];
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {

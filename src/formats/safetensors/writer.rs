@@ -125,6 +125,15 @@ impl SafetensorsWriter {
         self.shards[*shard].1.write_at(name, offset, bytes)
     }
 
+    /// Has the disk store what has been written so far, so that
+    /// [`SafetensorsWriter::finish`] has less to wait for. May run while others write.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn sync(&self) -> Result<(), FormatError> {
+        self.shards.iter().try_for_each(|(_, file)| file.sync())
+    }
+
     /// Puts the files in their places, the index last, and returns their paths.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use super::simd::{Kernel, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
@@ -50,7 +51,8 @@ const NAMES: [&str; 4] = ["avx512-bf16", "avx512", "avx2", "portable"];
 impl Isa {
     /// The fastest path that this CPU has.
     pub fn detect() -> Self {
-        Self::available()[0]
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| Self::available()[0])
     }
 
     /// Every path that this CPU has, fastest first. The portable one is always there.
@@ -76,6 +78,21 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => NAMES[2],
             Token::Portable(_) => NAMES[3],
+        }
+    }
+
+    /// Runs a kernel that has no use for bfloat16 dot products, so that it need not be compiled
+    /// once more for them.
+    #[inline]
+    pub(crate) fn run_elementwise<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512Bf16(simd) => simd.without_dot().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => simd.vectorize(kernel),
+            Token::Portable(simd) => simd.vectorize(kernel),
         }
     }
 

@@ -27,7 +27,7 @@ mod plan;
 mod pool;
 mod probe;
 mod rotary;
-mod simd;
+pub(crate) mod simd;
 mod sink;
 #[cfg(test)]
 mod tests;

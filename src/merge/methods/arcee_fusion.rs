@@ -5,10 +5,12 @@
 //! Quantiles are `sorted[trunc(q·(n−1))]`, exact at any size (the reference samples above a
 //! million elements).
 
+use std::ops::Range;
+
 use super::{BaseUse, InputCount, MergeMethod, Parameter, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::dtype::FloatType;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::sparsify::{Cut, Values};
 use crate::merge::tensor::{Block, Input, Tensor};
 
@@ -58,30 +60,34 @@ struct Importance<'t, 'a, F> {
 }
 
 impl ArceeFusion {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let other = tensor.others().next().expect("the plan gives two inputs");
         let importance = Importance { tensor, other };
         let threshold = threshold(&importance);
         let r = tensor.rounding;
-        tensor.emit(|block, out| {
-            let mut position = 0;
-            importance.each_row(block, |base, x, importance| {
-                let out = &mut out[position..position + base.len()];
-                for (((out, b), x), important) in out.iter_mut().zip(base).zip(x).zip(importance) {
-                    let delta = if *important >= threshold {
-                        r.one(*x - *b)
-                    } else {
-                        F::ZERO
-                    };
-                    *out = *b + delta;
-                }
-                position += base.len();
-            });
-        })
+        tensor.emit_rows(
+            |_| (),
+            |(), start, out| {
+                let mut position = 0;
+                importance.each_row(start..start + out.len(), |base, x, importance| {
+                    let out = &mut out[position..position + base.len()];
+                    let pairs = base.iter().zip(x).zip(importance);
+                    for (out, ((b, x), important)) in out.iter_mut().zip(pairs) {
+                        let delta = if *important >= threshold {
+                            r.one(*x - *b)
+                        } else {
+                            F::ZERO
+                        };
+                        *out = *b + delta;
+                    }
+                    position += base.len();
+                });
+            },
+        )
     }
 }
 
-fn threshold<F: Real>(importance: &Importance<'_, '_, F>) -> F {
+fn threshold<F: Elementwise>(importance: &Importance<'_, '_, F>) -> F {
     let n = importance.tensor.num_elements();
     if n == 0 {
         return F::ZERO;
@@ -95,15 +101,15 @@ fn threshold<F: Real>(importance: &Importance<'_, '_, F>) -> F {
     r.one(median + r.one(F::from_f64(1.5) * spread))
 }
 
-impl<F: Real> Importance<'_, '_, F> {
-    /// Gives base, other and importance of each row of a block.
-    fn each_row(&self, block: &Block, mut seen: impl FnMut(&[F], &[F], &[F])) {
+impl<F: Elementwise> Importance<'_, '_, F> {
+    /// Gives base, other and importance of each of several rows.
+    fn each_row(&self, elements: Range<usize>, mut seen: impl FnMut(&[F], &[F], &[F])) {
         let len = self.tensor.row_len();
         let r = self.tensor.rounding;
         let mut base = vec![F::ZERO; len];
         let mut x = vec![F::ZERO; len];
         let mut importance = vec![F::ZERO; len];
-        for start in block.range.clone().step_by(len.max(1)) {
+        for start in elements.step_by(len.max(1)) {
             self.tensor
                 .read(self.tensor.required_base(), start, &mut base);
             self.tensor.read(self.other, start, &mut x);
@@ -121,7 +127,7 @@ impl<F: Real> Importance<'_, '_, F> {
     }
 }
 
-fn softmax<F: Real>(tensor: &Tensor<'_, F>, row: &[F]) -> Vec<F> {
+fn softmax<F: Elementwise>(tensor: &Tensor<'_, F>, row: &[F]) -> Vec<F> {
     let r = tensor.rounding;
     let largest = row.iter().fold(row[0], |a, b| if *b > a { *b } else { a });
     let exponentials: Vec<F> = row.iter().map(|x| (*x - largest).exp()).collect();
@@ -133,9 +139,9 @@ fn softmax<F: Real>(tensor: &Tensor<'_, F>, row: &[F]) -> Vec<F> {
         .collect()
 }
 
-impl<F: Real> Values<F> for Importance<'_, '_, F> {
+impl<F: Elementwise> Values<F> for Importance<'_, '_, F> {
     fn each_chunk(&self, block: &Block, mut seen: impl FnMut(&[F])) {
-        self.each_row(block, |_, _, importance| seen(importance));
+        self.each_row(block.range.clone(), |_, _, importance| seen(importance));
     }
 
     /// Orders by value: negative ones, falling in magnitude, below the others.
@@ -150,7 +156,7 @@ impl<F: Real> Values<F> for Importance<'_, '_, F> {
 }
 
 /// The value with the given key.
-fn value_of<F: Real>(key: u64) -> F {
+fn value_of<F: Elementwise>(key: u64) -> F {
     let sign = 1_u64 << F::MAGNITUDE_BITS;
     if key & sign == 0 {
         -F::from_magnitude(sign - 1 - key)

@@ -6,8 +6,8 @@
 
 use super::sphere::{Vectors, plus, unit};
 use super::{BaseUse, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::Tensor;
 
 /// See the module.
@@ -43,7 +43,7 @@ impl MergeMethod for Karcher {
 }
 
 impl Karcher {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let vectors = Vectors::new(tensor);
         let total = vectors.len();
         let products = vectors.products();

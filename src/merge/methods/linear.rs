@@ -4,8 +4,8 @@
 //! In float32 throughout, each term added by a fused multiply-add, rounded once at the end.
 
 use super::{BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic};
+use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::error::MergeError;
-use crate::merge::numeric::{Real, Rounding, fused_multiply_add};
 use crate::merge::tensor::{Tensor, Values};
 
 /// See the module.
@@ -62,7 +62,7 @@ impl MergeMethod for Linear {
 }
 
 impl Linear {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let weights: Vec<F> = tensor
             .inputs
             .iter()
@@ -74,23 +74,16 @@ impl Linear {
         } else {
             F::ONE
         };
-        tensor.emit(|block, out| {
-            let mut x = Vec::new();
-            for chunk in tensor.chunks(block) {
-                x.resize(chunk.len(), F::ZERO);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
+        tensor.emit(
+            |_| Vec::new(),
+            |x, start, out| {
                 out.fill(F::ZERO);
                 for (input, weight) in tensor.inputs.iter().zip(&weights) {
-                    tensor.read(input, chunk.start, &mut x);
-                    fused_multiply_add(out, &x, *weight);
+                    tensor.read_len(input, start, out.len(), x);
+                    F::add_scaled_fused(tensor.isa, out, x, *weight);
                 }
-                if divisor == F::ONE {
-                    tensor.rounding.map(out, |sum| sum);
-                } else {
-                    tensor.rounding.map(out, |sum| sum / divisor);
-                }
-            }
-        })
+                F::divide(tensor.isa, tensor.rounding, out, divisor);
+            },
+        )
     }
 }

@@ -5,8 +5,8 @@
 //! `t·mean(x_i) + (1−t)·b`, over the whole tensor or per row (`filter_wise`).
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::{Groups, Input, Tensor};
 
 /// The least product of norms, and the least divisor of `t`.
@@ -44,7 +44,7 @@ impl MergeMethod for ModelStock {
 }
 
 impl ModelStock {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let r = tensor.rounding;
         let inputs: Vec<&Input<'_>> = tensor.others().collect();
         let groups = if tensor.shared.flag("filter_wise") {
@@ -54,33 +54,27 @@ impl ModelStock {
         };
         let shares = shares(tensor, &inputs, groups);
         let count = F::from_f64(inputs.len() as f64);
-        tensor.emit(|block, out| {
-            let (mut base, mut x) = (Vec::new(), Vec::new());
-            for chunk in tensor.chunks(block) {
-                base.resize(chunk.len(), F::ZERO);
-                x.resize(chunk.len(), F::ZERO);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
+        tensor.emit(
+            |_| (Vec::new(), Vec::new()),
+            |(base, x), start, out| {
                 out.fill(F::ZERO);
                 for input in &inputs {
-                    tensor.read(input, chunk.start, &mut x);
-                    for (sum, x) in out.iter_mut().zip(&x) {
-                        *sum = r.one(*sum + *x);
-                    }
+                    tensor.read_len(input, start, out.len(), x);
+                    F::accumulate(tensor.isa, r, out, x);
                 }
-                tensor.read(tensor.required_base(), chunk.start, &mut base);
-                for ((element, out), base) in chunk.clone().zip(out.iter_mut()).zip(&base) {
+                tensor.read_len(tensor.required_base(), start, out.len(), base);
+                for ((element, out), base) in (start..).zip(out.iter_mut()).zip(base.iter()) {
                     let t = shares[groups.of(element)];
                     let mean = r.one(*out / count);
                     *out = r.one(r.one(t * mean) + r.one(r.one(F::ONE - t) * *base));
                 }
-            }
-        })
+            },
+        )
     }
 }
 
 /// `t` of each vector.
-fn shares<F: Real>(tensor: &Tensor<'_, F>, inputs: &[&Input<'_>], groups: Groups) -> Vec<F> {
+fn shares<F: Elementwise>(tensor: &Tensor<'_, F>, inputs: &[&Input<'_>], groups: Groups) -> Vec<F> {
     let r = tensor.rounding;
     let pairs: Vec<(usize, usize)> = (0..inputs.len())
         .flat_map(|i| (0..i).map(move |j| (j, i)))
@@ -89,10 +83,9 @@ fn shares<F: Real>(tensor: &Tensor<'_, F>, inputs: &[&Input<'_>], groups: Groups
         let mut base = vec![F::ZERO; len];
         tensor.read(tensor.required_base(), start, &mut base);
         let offset = |input: &&Input<'_>| {
-            let mut x = vec![F::ZERO; len];
-            tensor.read(input, start, &mut x);
-            r.zip(&mut x, &base, |x, b| x - b);
-            x
+            let mut offset = Vec::new();
+            tensor.read_delta(input, start, &base, &mut offset);
+            offset
         };
         inputs.iter().map(offset).collect()
     };

@@ -7,8 +7,8 @@
 
 use super::sphere::{Vectors, plus, unit};
 use super::{BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::{Tensor, Values};
 
 /// See the module.
@@ -63,7 +63,7 @@ impl MergeMethod for MultiSlerp {
 }
 
 impl MultiSlerp {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let vectors = Vectors::new(tensor);
         let count = vectors.len();
         if count == 1 {

@@ -2,8 +2,8 @@
 //! `w·x + (1−w)·b` with `w = clamp(t / max(|x−b|, 1e-6), 0, 1)`.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::Tensor;
 
 /// The least distance.
@@ -41,21 +41,18 @@ impl MergeMethod for NearSwap {
 }
 
 impl NearSwap {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let other = tensor.others().next().expect("the plan gives two inputs");
         let t = F::from_f32(tensor.shared.number("t") as f32);
         let r = tensor.rounding;
         let least: F = r.scalar(LEAST);
-        tensor.emit(|block, out| {
-            let (mut x, mut w) = (Vec::new(), Vec::new());
-            for chunk in tensor.chunks(block) {
-                x.resize(chunk.len(), F::ZERO);
-                w.resize(chunk.len(), F::ZERO);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
-                tensor.read(tensor.required_base(), chunk.start, out);
-                tensor.read(other, chunk.start, &mut x);
-                r.zip2(&mut w, &x, out, |_, x, b| {
+        tensor.emit(
+            |_| (Vec::new(), Vec::new()),
+            |(x, w), start, out| {
+                tensor.read(tensor.required_base(), start, out);
+                tensor.read_len(other, start, out.len(), x);
+                w.resize(out.len(), F::ZERO);
+                r.zip2(w, x, out, |_, x, b| {
                     let distance = r.one(b - x).abs();
                     let distance = if distance < least { least } else { distance };
                     // torch divides a number by a tensor by way of the reciprocal.
@@ -68,10 +65,10 @@ impl NearSwap {
                         weight
                     }
                 });
-                r.zip2(out, &x, &w, |b, x, w| {
+                r.zip2(out, x, w, |b, x, w| {
                     r.one(w * x) + r.one(r.one(F::ONE - w) * b)
                 });
-            }
-        })
+            },
+        )
     }
 }

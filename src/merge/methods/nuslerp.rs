@@ -6,8 +6,8 @@
 //! interpolated linearly.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::{Groups, Input, Tensor};
 
 /// The least norm.
@@ -51,7 +51,7 @@ impl MergeMethod for NuSlerp {
 }
 
 impl NuSlerp {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let inputs: Vec<&Input<'_>> = tensor.others().collect();
         let [w0, w1] = [0, 1].map(|i| inputs[i].values.number("weight"));
         let t = if (w0 + w1).abs() < LEAST_WEIGHT {
@@ -69,16 +69,14 @@ impl NuSlerp {
         let coefficients = self.coefficients(tensor, [inputs[0], inputs[1]], groups, t);
         let r = tensor.rounding;
         let (whole_t, rest_t) = (F::from_f64(t), F::from_f64(1.0 - t));
-        tensor.emit(|block, out| {
-            let (mut base, mut b) = (Vec::new(), Vec::new());
-            for chunk in tensor.chunks(block) {
-                b.resize(chunk.len(), F::ZERO);
-                base.resize(chunk.len(), F::ZERO);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
-                self.vector(tensor, inputs[0], chunk.start, &mut base, out);
-                self.vector(tensor, inputs[1], chunk.start, &mut base, &mut b);
-                for ((element, a), b) in chunk.clone().zip(out.iter_mut()).zip(&b) {
+        tensor.emit(
+            |_| (Vec::new(), Vec::new()),
+            |(base, b), start, out| {
+                b.resize(out.len(), F::ZERO);
+                base.resize(out.len(), F::ZERO);
+                self.vector(tensor, inputs[0], start, base, out);
+                self.vector(tensor, inputs[1], start, base, b);
+                for ((element, a), b) in (start..).zip(out.iter_mut()).zip(b.iter()) {
                     *a = match coefficients[groups.of(element)] {
                         Some([ca, cb, sine]) => {
                             r.one(r.one(r.one(ca * *a) + r.one(cb * *b)) / sine)
@@ -87,15 +85,15 @@ impl NuSlerp {
                     };
                 }
                 if tensor.base.is_some() {
-                    r.zip(out, &base, |delta, b| b + delta);
+                    F::accumulate(tensor.isa, r, out, base);
                 }
-            }
-        })
+            },
+        )
     }
 
     /// For each vector `[sin((1−t)θ), sin(tθ), sin θ]`, or `None` where linear interpolation is
     /// used.
-    fn coefficients<F: Real>(
+    fn coefficients<F: Elementwise>(
         &self,
         tensor: &Tensor<'_, F>,
         inputs: [&Input<'_>; 2],
@@ -155,7 +153,7 @@ impl NuSlerp {
 
     /// Reads an input, or its task vector where there is a base (which is left in `base`).
     #[inline(always)]
-    fn vector<F: Real>(
+    fn vector<F: Elementwise>(
         &self,
         tensor: &Tensor<'_, F>,
         input: &Input<'_>,
@@ -166,7 +164,7 @@ impl NuSlerp {
         tensor.read(input, start, out);
         if let Some(index) = tensor.base {
             tensor.read(&tensor.inputs[index], start, base);
-            tensor.rounding.zip(out, base, |x, b| x - b);
+            F::subtract(tensor.isa, tensor.rounding, out, base);
         }
     }
 }

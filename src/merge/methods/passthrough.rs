@@ -1,8 +1,8 @@
 //! Copies one input, scaled by `scale` if given: `R(x·scale)`. Stacked slices make a deeper model.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::tensor::Tensor;
 
 /// See the module.
@@ -33,15 +33,17 @@ impl MergeMethod for Passthrough {
 }
 
 impl Passthrough {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let input = &tensor.inputs[0];
         let scale = input.values.optional("scale");
-        tensor.emit(|block, out| {
-            tensor.read(input, block.range.start, out);
-            if let Some(scale) = scale {
-                let scale = F::from_f32(scale as f32);
-                tensor.rounding.map(out, |x| x * scale);
-            }
-        })
+        tensor.emit(
+            |_| (),
+            |(), start, out| {
+                tensor.read(input, start, out);
+                if let Some(scale) = scale {
+                    F::scale(tensor.isa, tensor.rounding, out, F::from_f32(scale as f32));
+                }
+            },
+        )
     }
 }

@@ -7,9 +7,9 @@
 //! shares with others and those that it alone has.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
-use crate::merge::tensor::{Block, Tensor};
+use crate::merge::tensor::Tensor;
 
 /// See the module.
 pub(crate) struct Ram {
@@ -65,40 +65,40 @@ impl MergeMethod for Ram {
 }
 
 impl Ram {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let r = tensor.rounding;
         let strengths = self.strengths(tensor);
-        tensor.emit(|block, out| {
-            each_chunk(tensor, block, |start, base, deltas, counts| {
-                let from = start - block.range.start;
-                let out = &mut out[from..from + base.len()];
-                let epsilon = epsilon(tensor);
+        let epsilon = epsilon(tensor);
+        tensor.emit(
+            |_| Changes::default(),
+            |changes, start, out| {
+                changes.read(tensor, start, out.len());
                 out.fill(F::ZERO);
-                for (delta, strength) in deltas.iter().zip(&strengths) {
-                    for ((out, delta), count) in out.iter_mut().zip(delta).zip(counts) {
-                        if delta.abs() > epsilon {
-                            let alone = *count == 1;
-                            *out = *out
-                                + if alone {
-                                    r.one(*delta * *strength)
-                                } else {
-                                    *delta
-                                };
-                        }
+                for (delta, strength) in changes.deltas.iter().zip(&strengths) {
+                    let changed = out.iter_mut().zip(delta).zip(&changes.counts);
+                    for ((out, delta), count) in changed.filter(|((_, d), _)| d.abs() > epsilon) {
+                        let alone = *count == 1;
+                        *out = *out
+                            + if alone {
+                                r.one(*delta * *strength)
+                            } else {
+                                *delta
+                            };
                     }
                 }
-                for ((out, base), count) in out.iter_mut().zip(base).zip(counts) {
+                let rows = out.iter_mut().zip(&changes.base).zip(&changes.counts);
+                for ((out, base), count) in rows {
                     if *count > 1 {
                         *out = r.one(r.one(*out) / F::from_f32(*count as f32));
                     }
                     *out = r.one(*base + *out);
                 }
-            });
-        })
+            },
+        )
     }
 
     /// By how much each input's own deltas are multiplied.
-    fn strengths<F: Real>(&self, tensor: &Tensor<'_, F>) -> Vec<F> {
+    fn strengths<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Vec<F> {
         let inputs = tensor.others().count();
         if !self.strengthens {
             return vec![F::ONE; inputs];
@@ -106,15 +106,17 @@ impl Ram {
         let epsilon = epsilon(tensor);
         let blocks = tensor.reduce(|block| {
             let mut tally = vec![(0_u64, 0_u64); inputs];
-            each_chunk(tensor, block, |_, _, deltas, counts| {
-                for (delta, (shared, unique)) in deltas.iter().zip(&mut tally) {
-                    for (delta, count) in delta.iter().zip(counts) {
+            let mut changes = Changes::default();
+            for chunk in tensor.chunks(block) {
+                changes.read(tensor, chunk.start, chunk.len());
+                for (delta, (shared, unique)) in changes.deltas.iter().zip(&mut tally) {
+                    for (delta, count) in delta.iter().zip(&changes.counts) {
                         let changed = delta.abs() > epsilon;
                         *shared += u64::from(changed && *count > 1);
                         *unique += u64::from(changed && *count == 1);
                     }
                 }
-            });
+            }
             tally
         });
         let (r, alpha) = (tensor.shared.number("r"), tensor.shared.number("alpha"));
@@ -128,31 +130,30 @@ impl Ram {
     }
 }
 
-fn epsilon<F: Real>(tensor: &Tensor<'_, F>) -> F {
+fn epsilon<F: Elementwise>(tensor: &Tensor<'_, F>) -> F {
     F::from_f64(tensor.shared.number("epsilon"))
 }
 
-/// Gives each chunk's start, base, deltas, and by how many inputs each element was changed.
-fn each_chunk<F: Real>(
-    tensor: &Tensor<'_, F>,
-    block: &Block,
-    mut seen: impl FnMut(usize, &[F], &[Vec<F>], &[u32]),
-) {
-    let epsilon = epsilon(tensor);
-    let mut base = Vec::new();
-    let mut deltas = vec![Vec::new(); tensor.others().count()];
-    for chunk in tensor.chunks(block) {
-        base.resize(chunk.len(), F::ZERO);
-        tensor.read(tensor.required_base(), chunk.start, &mut base);
-        let mut counts = vec![0_u32; chunk.len()];
-        for (input, delta) in tensor.others().zip(&mut deltas) {
-            delta.resize(chunk.len(), F::ZERO);
-            tensor.read(input, chunk.start, delta);
-            tensor.rounding.zip(delta, &base, |x, b| x - b);
-            for (count, delta) in counts.iter_mut().zip(delta.iter()) {
+/// The task vectors of a chunk, and by how many inputs each element was changed.
+#[derive(Default)]
+struct Changes<F> {
+    base: Vec<F>,
+    deltas: Vec<Vec<F>>,
+    counts: Vec<u32>,
+}
+
+impl<F: Elementwise> Changes<F> {
+    fn read(&mut self, tensor: &Tensor<'_, F>, start: usize, len: usize) {
+        let epsilon = epsilon(tensor);
+        tensor.read_len(tensor.required_base(), start, len, &mut self.base);
+        self.deltas.resize(tensor.others().count(), Vec::new());
+        self.counts.clear();
+        self.counts.resize(len, 0);
+        for (input, delta) in tensor.others().zip(&mut self.deltas) {
+            tensor.read_delta(input, start, &self.base, delta);
+            for (count, delta) in self.counts.iter_mut().zip(delta.iter()) {
                 *count += u32::from(delta.abs() > epsilon);
             }
         }
-        seen(chunk.start, &base, &deltas, &counts);
     }
 }

@@ -7,10 +7,10 @@
 use super::{
     BaseUse, InputCount, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic,
 };
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
-use crate::merge::sparsify::{Cut, Values as Ordered};
-use crate::merge::tensor::{Block, Tensor, Values, sum_of};
+use crate::merge::sparsify::{Cut, CutBlock, Values as Ordered};
+use crate::merge::tensor::{Block, Tensor, Values};
 
 /// The least sum of mean squares, and the least divisor.
 const LEAST: f64 = 1e-6;
@@ -62,15 +62,16 @@ impl MergeMethod for Sce {
 struct Variances<'t, 'a, F>(&'t Tensor<'a, F>);
 
 impl Sce {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let cut = selection(tensor);
         let weights = weights(tensor, cut.as_ref());
         let r = tensor.rounding;
         let least: F = r.scalar(LEAST);
-        tensor.emit(|block, out| {
-            each_chunk(tensor, cut.as_ref(), block, |start, base, deltas| {
-                let from = start - block.range.start;
-                let out = &mut out[from..from + base.len()];
+        tensor.emit(
+            |block| Selected::new(tensor, cut.as_ref(), block),
+            |selected, start, out| {
+                selected.read(start, out.len());
+                let Selected { base, deltas, .. } = selected;
                 for (i, out) in out.iter_mut().enumerate() {
                     let sum = deltas.iter().fold(F::ZERO, |sum, d| sum + d[i]);
                     let (mut mix, mut div) = (F::ZERO, F::ZERO);
@@ -90,13 +91,13 @@ impl Sce {
                     let div = if div < least { least } else { div };
                     *out = r.one(base[i] + r.one(r.one(mix) / div));
                 }
-            });
-        })
+            },
+        )
     }
 }
 
 /// The elements to keep; `None` for all.
-fn selection<F: Real>(tensor: &Tensor<'_, F>) -> Option<Cut> {
+fn selection<F: Elementwise>(tensor: &Tensor<'_, F>) -> Option<Cut> {
     let topk = tensor.shared.number("select_topk");
     if topk >= 1.0 {
         return None;
@@ -116,16 +117,18 @@ fn selection<F: Real>(tensor: &Tensor<'_, F>) -> Option<Cut> {
     Some(cut)
 }
 
-fn weights<F: Real>(tensor: &Tensor<'_, F>, cut: Option<&Cut>) -> Vec<F> {
+fn weights<F: Elementwise>(tensor: &Tensor<'_, F>, cut: Option<&Cut>) -> Vec<F> {
     let r = tensor.rounding;
     let inputs = tensor.others().count();
     let blocks = tensor.reduce(|block| {
         let mut sums = vec![0.0; inputs];
-        each_chunk(tensor, cut, block, |_, _, deltas| {
-            for (sum, delta) in sums.iter_mut().zip(deltas) {
-                *sum += sum_of(delta, |d| r.one(d * d).to_f64());
+        let mut selected = Selected::new(tensor, cut, block);
+        for chunk in tensor.chunks(block) {
+            selected.read(chunk.start, chunk.len());
+            for (sum, delta) in sums.iter_mut().zip(&selected.deltas) {
+                *sum += delta.iter().map(|d| r.one(*d * *d).to_f64()).sum::<f64>();
             }
-        });
+        }
         sums
     });
     let count = tensor.num_elements().max(1) as f64;
@@ -141,50 +144,43 @@ fn weights<F: Real>(tensor: &Tensor<'_, F>, cut: Option<&Cut>) -> Vec<F> {
     means.into_iter().map(|mean| r.one(mean / sum)).collect()
 }
 
-/// Gives each chunk's start, base and selected deltas.
-#[inline(always)]
-fn each_chunk<F: Real>(
-    tensor: &Tensor<'_, F>,
-    cut: Option<&Cut>,
-    block: &Block,
-    mut seen: impl FnMut(usize, &[F], &[Vec<F>]),
-) {
-    let mut cut = cut.map(|cut| cut.block(block));
-    let mut base = Vec::new();
-    let mut deltas = vec![Vec::new(); tensor.others().count()];
-    for chunk in tensor.chunks(block) {
-        read_deltas(tensor, chunk.start, chunk.len(), &mut base, &mut deltas);
-        if let Some(cut) = &mut cut {
-            for i in 0..chunk.len() {
-                let variance = variance(tensor, &deltas, i);
-                if !cut.takes(variance.magnitude()) {
-                    deltas.iter_mut().for_each(|delta| delta[i] = F::ZERO);
-                }
+/// The selected task vectors of a block, read chunk by chunk.
+struct Selected<'t, 'a, F> {
+    tensor: &'t Tensor<'a, F>,
+    cut: Option<CutBlock>,
+    base: Vec<F>,
+    deltas: Vec<Vec<F>>,
+}
+
+impl<'t, 'a, F: Elementwise> Selected<'t, 'a, F> {
+    fn new(tensor: &'t Tensor<'a, F>, cut: Option<&Cut>, block: &Block) -> Self {
+        Self {
+            tensor,
+            cut: cut.map(|cut| cut.block(block)),
+            base: Vec::new(),
+            deltas: vec![Vec::new(); tensor.others().count()],
+        }
+    }
+
+    /// Reads the block's next chunk; what is not selected becomes zero.
+    fn read(&mut self, start: usize, len: usize) {
+        let tensor = self.tensor;
+        tensor.read_len(tensor.required_base(), start, len, &mut self.base);
+        for (input, delta) in tensor.others().zip(&mut self.deltas) {
+            tensor.read_delta(input, start, &self.base, delta);
+        }
+        let Some(cut) = &mut self.cut else { return };
+        for i in 0..len {
+            let variance = variance(tensor, &self.deltas, i);
+            if !cut.takes(variance.magnitude()) {
+                self.deltas.iter_mut().for_each(|delta| delta[i] = F::ZERO);
             }
         }
-        seen(chunk.start, &base, &deltas);
     }
 }
 
 #[inline(always)]
-fn read_deltas<F: Real>(
-    tensor: &Tensor<'_, F>,
-    start: usize,
-    len: usize,
-    base: &mut Vec<F>,
-    deltas: &mut [Vec<F>],
-) {
-    base.resize(len, F::ZERO);
-    tensor.read(tensor.required_base(), start, base);
-    for (input, delta) in tensor.others().zip(deltas) {
-        delta.resize(len, F::ZERO);
-        tensor.read(input, start, delta);
-        tensor.rounding.zip(delta, base, |x, b| x - b);
-    }
-}
-
-#[inline(always)]
-fn variance<F: Real>(tensor: &Tensor<'_, F>, deltas: &[Vec<F>], i: usize) -> F {
+fn variance<F: Elementwise>(tensor: &Tensor<'_, F>, deltas: &[Vec<F>], i: usize) -> F {
     let count = deltas.len() as f64;
     let mean = deltas.iter().map(|d| d[i].to_f64()).sum::<f64>() / count;
     let square = |d: &Vec<F>| (d[i].to_f64() - mean) * (d[i].to_f64() - mean);
@@ -192,16 +188,14 @@ fn variance<F: Real>(tensor: &Tensor<'_, F>, deltas: &[Vec<F>], i: usize) -> F {
     tensor.rounding.scalar(variance)
 }
 
-impl<F: Real> Ordered<F> for Variances<'_, '_, F> {
+impl<F: Elementwise> Ordered<F> for Variances<'_, '_, F> {
     fn each_chunk(&self, block: &Block, mut seen: impl FnMut(&[F])) {
         let tensor = self.0;
-        let (mut base, mut values) = (Vec::new(), Vec::new());
-        let mut deltas = vec![Vec::new(); tensor.others().count()];
+        let mut all = Selected::new(tensor, None, block);
         for chunk in tensor.chunks(block) {
-            read_deltas(tensor, chunk.start, chunk.len(), &mut base, &mut deltas);
-            values.clear();
-            values.extend((0..chunk.len()).map(|i| variance(tensor, &deltas, i)));
-            seen(&values);
+            all.read(chunk.start, chunk.len());
+            let variances = (0..chunk.len()).map(|i| variance(tensor, &all.deltas, i));
+            seen(&variances.collect::<Vec<F>>());
         }
     }
 }

@@ -5,9 +5,9 @@
 //! In float32 throughout, rounded once at the end.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
-use crate::merge::tensor::{Tensor, sum_of_pairs};
+use crate::merge::tensor::Tensor;
 
 /// Cosine beyond which two tensors count as parallel.
 const PARALLEL: f64 = 0.9995;
@@ -46,28 +46,23 @@ impl MergeMethod for Slerp {
 }
 
 impl Slerp {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let other = tensor.others().next().expect("the plan gives two inputs");
         let (a_weight, b_weight) = coefficients(tensor);
         let (a_weight, b_weight) = (F::from_f64(a_weight), F::from_f64(b_weight));
-        tensor.emit(|block, out| {
-            let mut b = Vec::new();
-            for chunk in tensor.chunks(block) {
-                b.resize(chunk.len(), F::ZERO);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
-                tensor.read(tensor.required_base(), chunk.start, out);
-                tensor.read(other, chunk.start, &mut b);
-                tensor
-                    .rounding
-                    .zip(out, &b, |a, b| a_weight * a + b_weight * b);
-            }
-        })
+        tensor.emit(
+            |_| Vec::new(),
+            |b, start, out| {
+                tensor.read(tensor.required_base(), start, out);
+                tensor.read_len(other, start, out.len(), b);
+                F::blend(tensor.isa, tensor.rounding, out, b, a_weight, b_weight);
+            },
+        )
     }
 }
 
 /// What the base and the other model are multiplied by.
-fn coefficients<F: Real>(tensor: &Tensor<'_, F>) -> (f64, f64) {
+fn coefficients<F: Elementwise>(tensor: &Tensor<'_, F>) -> (f64, f64) {
     let t = tensor.shared.number("t");
     if t == 0.0 || t == 1.0 {
         return (1.0 - t, t);
@@ -77,13 +72,11 @@ fn coefficients<F: Real>(tensor: &Tensor<'_, F>) -> (f64, f64) {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         let mut sums = [0.0; 3];
         for chunk in tensor.chunks(block) {
-            a.resize(chunk.len(), F::ZERO);
-            b.resize(chunk.len(), F::ZERO);
-            tensor.read(tensor.required_base(), chunk.start, &mut a);
-            tensor.read(other, chunk.start, &mut b);
-            sums[0] += sum_of_pairs(&a, &a, |x, y| x.to_f64() * y.to_f64());
-            sums[1] += sum_of_pairs(&b, &b, |x, y| x.to_f64() * y.to_f64());
-            sums[2] += sum_of_pairs(&a, &b, |x, y| x.to_f64() * y.to_f64());
+            tensor.read_len(tensor.required_base(), chunk.start, chunk.len(), &mut a);
+            tensor.read_len(other, chunk.start, chunk.len(), &mut b);
+            sums[0] += F::sum_of_products(tensor.isa, &a, &a);
+            sums[1] += F::sum_of_products(tensor.isa, &b, &b);
+            sums[2] += F::sum_of_products(tensor.isa, &a, &b);
         }
         sums
     });

@@ -4,9 +4,9 @@
 //! Every quantity of an iteration on the sphere is a combination of the inputs, so coefficients
 //! and the matrix of inner products (in float64) are all that is kept of a tensor.
 
+use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
-use crate::merge::tensor::{Input, Tensor, sum_of_pairs};
+use crate::merge::tensor::{Input, Tensor};
 
 /// The inputs of a tensor as vectors (task vectors where there is a base).
 pub(super) struct Vectors<'t, 'a, F> {
@@ -17,7 +17,7 @@ pub(super) struct Vectors<'t, 'a, F> {
 /// Inner products of all pairs.
 pub(super) struct Products(Vec<Vec<f64>>);
 
-impl<'t, 'a, F: Real> Vectors<'t, 'a, F> {
+impl<'t, 'a, F: Elementwise> Vectors<'t, 'a, F> {
     pub(super) fn new(tensor: &'t Tensor<'a, F>) -> Self {
         Self {
             tensor,
@@ -33,15 +33,15 @@ impl<'t, 'a, F: Real> Vectors<'t, 'a, F> {
     #[inline(always)]
     fn read(&self, start: usize, len: usize, base: &mut Vec<F>, vectors: &mut [Vec<F>]) {
         base.resize(len, F::ZERO);
-        if let Some(index) = self.tensor.base {
-            self.tensor.read(&self.tensor.inputs[index], start, base);
-        }
-        for (input, vector) in self.inputs.iter().zip(vectors) {
-            vector.resize(len, F::ZERO);
-            self.tensor.read(input, start, vector);
-            if self.tensor.base.is_some() {
-                self.tensor.rounding.zip(vector, base, |x, b| x - b);
+        let Some(index) = self.tensor.base else {
+            for (input, vector) in self.inputs.iter().zip(vectors) {
+                self.tensor.read_len(input, start, len, vector);
             }
+            return;
+        };
+        self.tensor.read(&self.tensor.inputs[index], start, base);
+        for (input, vector) in self.inputs.iter().zip(vectors) {
+            self.tensor.read_delta(input, start, base, vector);
         }
     }
 
@@ -54,7 +54,7 @@ impl<'t, 'a, F: Real> Vectors<'t, 'a, F> {
                 self.read(chunk.start, chunk.len(), &mut base, &mut vectors);
                 for (i, a) in vectors.iter().enumerate() {
                     for (sum, b) in sums[i].iter_mut().zip(&vectors[..=i]) {
-                        *sum += sum_of_pairs(a, b, |x, y| x.to_f64() * y.to_f64());
+                        *sum += F::sum_of_products(self.tensor.isa, a, b);
                     }
                 }
             }
@@ -71,25 +71,21 @@ impl<'t, 'a, F: Real> Vectors<'t, 'a, F> {
     /// Stores `base + Σ coefficients_i · vector_i`.
     pub(super) fn emit(&self, coefficients: &[f64]) -> Result<(), MergeError> {
         let coefficients: Vec<F> = coefficients.iter().map(|c| F::from_f64(*c)).collect();
-        let r = self.tensor.rounding;
-        self.tensor.emit(|block, out| {
-            let (mut base, mut vectors) = (Vec::new(), vec![Vec::new(); self.len()]);
-            for chunk in self.tensor.chunks(block) {
-                self.read(chunk.start, chunk.len(), &mut base, &mut vectors);
-                let from = chunk.start - block.range.start;
-                let out = &mut out[from..from + chunk.len()];
+        let (isa, r) = (self.tensor.isa, self.tensor.rounding);
+        self.tensor.emit(
+            |_| (Vec::new(), vec![Vec::new(); self.len()]),
+            |(base, vectors), start, out| {
+                self.read(start, out.len(), base, vectors);
                 out.fill(F::ZERO);
-                for (vector, c) in vectors.iter().zip(&coefficients) {
-                    for (sum, x) in out.iter_mut().zip(vector) {
-                        *sum = *sum + *x * *c;
-                    }
+                for (vector, coefficient) in vectors.iter().zip(&coefficients) {
+                    F::add_scaled(isa, out, vector, *coefficient);
                 }
-                r.map(out, |sum| sum);
+                F::round(isa, r, out);
                 if self.tensor.base.is_some() {
-                    r.zip(out, &base, |sum, b| sum + b);
+                    F::accumulate(isa, r, out, base);
                 }
-            }
-        })
+            },
+        )
     }
 }
 

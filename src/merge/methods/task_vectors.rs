@@ -8,10 +8,10 @@
 use super::{
     BaseUse, MergeMethod, Parameter, Presence, Scope, bad_parameter, merge_in_either_arithmetic,
 };
+use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::error::MergeError;
-use crate::merge::numeric::Real;
 use crate::merge::sparsify::{Trim, TrimBlock};
-use crate::merge::tensor::{Block, Tensor, Values, sum_of};
+use crate::merge::tensor::{Block, Tensor, Values};
 
 /// One of the eight methods.
 pub(crate) struct TaskVectors {
@@ -40,6 +40,11 @@ pub(crate) enum Sparsify {
     /// Within a row, larger magnitudes are kept with higher probability.
     Ranked,
 }
+
+/// Sums of weights below this count as 1.
+const LEAST_DIVISOR: f64 = 1e-8;
+/// L1 norms below this are not restored.
+const LEAST_NORM: f64 = 1e-7;
 
 const WEIGHT: Parameter = Parameter::required("weight", Scope::Input);
 const DENSITY: Parameter = Parameter::number("density", Scope::Input, 1.0);
@@ -147,16 +152,6 @@ const fn flag(value: bool) -> crate::merge::recipe::Scalar {
     crate::merge::recipe::Scalar::Flag(value)
 }
 
-/// The pieces of a chunk that is being computed.
-struct Scratch<F> {
-    base: Vec<F>,
-    deltas: Vec<Vec<F>>,
-    /// Sum, mix and divisor of a chunk.
-    sum: Vec<F>,
-    mix: Vec<F>,
-    div: Vec<F>,
-}
-
 /// What every pass knows of one task vector.
 struct Vector<F> {
     weight: F,
@@ -166,69 +161,83 @@ struct Vector<F> {
 }
 
 impl TaskVectors {
-    fn run<F: Real>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
+    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let mut vectors = self.vectors(tensor);
         if tensor.shared.flag("rescale") && vectors.iter().any(|v| v.trim.drops()) {
             self.rescale(tensor, &mut vectors);
         }
-        let normalize = tensor.shared.flag("normalize");
+        let weights: Vec<F> = vectors.iter().map(|v| v.weight).collect();
+        let divisor = self.divisor(tensor, &weights);
         let lambda = tensor.shared.number("lambda");
-        let r = tensor.rounding;
-        let all_weights = vectors.iter().fold(F::ZERO, |sum, v| sum + v.weight);
-        let divisor = r.one(all_weights);
-        let divisor = if divisor.abs() < F::from_f64(1e-8) {
-            F::ONE
-        } else {
-            divisor
-        };
-        tensor.emit(|block, out| {
-            self.each_chunk(tensor, &vectors, block, |start, scratch| {
-                let len = scratch.base.len();
-                let start = start - block.range.start;
-                for (vector, delta) in vectors.iter().zip(&mut scratch.deltas) {
-                    if let Some(factor) = vector.factor {
-                        let of_masks = r.of_masks();
-                        r.map(delta, |d| of_masks.one(d * factor));
+        let (isa, r) = (tensor.isa, tensor.rounding);
+        let begin = |block: &Block| Trimmed::new(tensor, &vectors, block);
+        let fill = |trimmed: &mut Trimmed<'_, '_, F>, start: usize, out: &mut [F]| {
+            trimmed.read(start, out.len());
+            let Trimmed {
+                base,
+                deltas,
+                mix,
+                div,
+                ..
+            } = trimmed;
+            for (vector, delta) in vectors.iter().zip(deltas.iter_mut()) {
+                if let Some(factor) = vector.factor {
+                    F::scale(isa, r.of_masks(), delta, factor);
+                    if r.of_masks() != r {
+                        F::round(isa, r, delta);
                     }
-                    r.map(delta, |d| d * vector.weight);
                 }
-                let Scratch {
-                    base,
-                    deltas,
-                    sum,
-                    mix,
-                    div,
-                } = scratch;
-                let out = &mut out[start..start + len];
-                if self.consensus {
-                    elect(&vectors, deltas, sum, mix, div);
-                    r.map(mix, |m| m);
+                F::scale(isa, r, delta, vector.weight);
+            }
+            mix.resize(out.len(), F::ZERO);
+            match divisor {
+                Divisor::Elected { normalize } => {
+                    div.resize(out.len(), F::ZERO);
+                    F::elect(isa, deltas, &weights, mix, div);
+                    F::round(isa, r, mix);
                     if normalize {
-                        r.map(div, |w| w);
-                        r.zip(mix, div, |m, w| if w == F::ZERO { m } else { m / w });
+                        F::round(isa, r, div);
+                        F::divide_by(isa, r, mix, div);
                     }
-                } else {
+                }
+                Divisor::Same(divisor) => {
                     mix.fill(F::ZERO);
                     for delta in deltas.iter() {
-                        add(mix, delta);
+                        F::accumulate(isa, Rounding::None, mix, delta);
                     }
-                    r.map(mix, |m| m);
-                    if normalize {
-                        r.map(mix, |m| m / divisor);
+                    F::round(isa, r, mix);
+                    if let Some(divisor) = divisor {
+                        F::divide(isa, r, mix, divisor);
                     }
                 }
-                if lambda != 1.0 {
-                    let lambda = F::from_f32(lambda as f32);
-                    r.map(mix, |m| m * lambda);
-                }
-                out.copy_from_slice(base);
-                r.zip(out, mix, |b, m| b + m);
-            });
-        })
+            }
+            if lambda != 1.0 {
+                F::scale(isa, r, mix, F::from_f32(lambda as f32));
+            }
+            out.copy_from_slice(base);
+            F::accumulate(isa, r, out, mix);
+        };
+        if self.sparsify == Sparsify::Ranked {
+            tensor.emit_rows(begin, fill)
+        } else {
+            tensor.emit(begin, fill)
+        }
+    }
+
+    /// What sums are divided by.
+    fn divisor<F: Elementwise>(&self, tensor: &Tensor<'_, F>, weights: &[F]) -> Divisor<F> {
+        let normalize = tensor.shared.flag("normalize");
+        if self.consensus {
+            return Divisor::Elected { normalize };
+        }
+        let sum = weights.iter().fold(F::ZERO, |sum, weight| sum + *weight);
+        let sum = tensor.rounding.one(sum);
+        let tiny = sum.abs() < F::from_f64(LEAST_DIVISOR);
+        Divisor::Same(normalize.then_some(if tiny { F::ONE } else { sum }))
     }
 
     /// Decides for every input which elements are dropped, reading the deltas if need be.
-    fn vectors<F: Real>(&self, tensor: &Tensor<'_, F>) -> Vec<Vector<F>> {
+    fn vectors<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Vec<Vector<F>> {
         let mut slot = 0;
         let mut vectors = Vec::new();
         for input in tensor.others() {
@@ -253,15 +262,8 @@ impl TaskVectors {
     }
 
     /// Finds the factors that restore each L1 norm. Not 1/density: that is only its expectation.
-    fn rescale<F: Real>(&self, tensor: &Tensor<'_, F>, vectors: &mut [Vector<F>]) {
-        let sums = tensor.reduce(|block| {
-            let mut sums = vec![(0.0, 0.0); vectors.len()];
-            self.each_delta(tensor, vectors, block, |index, before, after| {
-                sums[index].0 += sum_of(before, |d| d.abs().to_f64());
-                sums[index].1 += sum_of(after, |d| d.abs().to_f64());
-            });
-            sums
-        });
+    fn rescale<F: Elementwise>(&self, tensor: &Tensor<'_, F>, vectors: &mut [Vector<F>]) {
+        let sums = tensor.reduce(|block| self.trimmed_sums(tensor, vectors, block));
         let of_masks = tensor.rounding.of_masks();
         for (index, vector) in vectors.iter_mut().enumerate() {
             if !vector.trim.drops() {
@@ -270,128 +272,81 @@ impl TaskVectors {
             let before: f64 = sums.iter().map(|block| block[index].0).sum();
             let after: f64 = sums.iter().map(|block| block[index].1).sum();
             let (before, after): (F, F) = (of_masks.scalar(before), of_masks.scalar(after));
-            let tiny = F::from_f64(1e-7);
+            let tiny = F::from_f64(LEAST_NORM);
             if before >= tiny && after >= tiny {
                 vector.factor = Some(of_masks.one(before / after));
             }
         }
     }
 
-    /// Gives every chunk of every trimmed vector of a block, before and after trimming.
-    #[inline(always)]
-    fn each_delta<F: Real>(
+    /// The L1 norms of a block of each trimmed vector, before and after trimming.
+    fn trimmed_sums<F: Elementwise>(
         &self,
         tensor: &Tensor<'_, F>,
         vectors: &[Vector<F>],
         block: &Block,
-        mut seen: impl FnMut(usize, &[F], &[F]),
-    ) {
-        let mut trims = self.trims(tensor, vectors, block);
-        let (mut base, mut delta, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> Vec<(f64, f64)> {
+        let mut sums = vec![(0.0, 0.0); vectors.len()];
+        let mut trims: Vec<_> = vectors
+            .iter()
+            .map(|v| v.trim.block(tensor, block))
+            .collect();
+        let (mut base, mut delta) = (Vec::new(), Vec::new());
         for chunk in tensor.row_chunks(block) {
-            base.resize(chunk.len(), F::ZERO);
-            delta.resize(chunk.len(), F::ZERO);
-            tensor.read(tensor.required_base(), chunk.start, &mut base);
+            tensor.read_len(tensor.required_base(), chunk.start, chunk.len(), &mut base);
             for (index, input) in tensor.others().enumerate() {
-                if !vectors[index].trim.drops() {
-                    continue;
+                if vectors[index].trim.drops() {
+                    tensor.read_delta(input, chunk.start, &base, &mut delta);
+                    sums[index].0 += F::sum_of_magnitudes(tensor.isa, &delta);
+                    trims[index].apply(tensor.isa, &mut delta);
+                    sums[index].1 += F::sum_of_magnitudes(tensor.isa, &delta);
                 }
-                tensor.read(input, chunk.start, &mut delta);
-                tensor.rounding.zip(&mut delta, &base, |x, b| x - b);
-                after.clone_from(&delta);
-                trims[index].apply(&mut after);
-                seen(index, &delta, &after);
             }
         }
+        sums
     }
+}
 
-    /// Gives every chunk of a block with its trimmed vectors.
-    #[inline(always)]
-    fn each_chunk<F: Real>(
-        &self,
-        tensor: &Tensor<'_, F>,
-        vectors: &[Vector<F>],
-        block: &Block,
-        mut compute: impl FnMut(usize, &mut Scratch<F>),
-    ) {
-        let mut trims = self.trims(tensor, vectors, block);
-        let mut scratch = Scratch {
+/// What sums of task vectors are divided by.
+enum Divisor<F> {
+    /// With election: the weights that went into each sum, if `normalize`.
+    Elected { normalize: bool },
+    /// One number for all elements.
+    Same(Option<F>),
+}
+
+/// The trimmed task vectors of a block, read chunk by chunk.
+struct Trimmed<'t, 'a, F> {
+    tensor: &'t Tensor<'a, F>,
+    trims: Vec<TrimBlock<'t>>,
+    base: Vec<F>,
+    deltas: Vec<Vec<F>>,
+    /// Room for sums and divisors.
+    mix: Vec<F>,
+    div: Vec<F>,
+}
+
+impl<'t, 'a, F: Elementwise> Trimmed<'t, 'a, F> {
+    fn new(tensor: &'t Tensor<'a, F>, vectors: &'t [Vector<F>], block: &Block) -> Self {
+        let trims = vectors.iter().map(|v| v.trim.block(tensor, block));
+        Self {
+            tensor,
+            trims: trims.collect(),
             base: Vec::new(),
             deltas: vec![Vec::new(); vectors.len()],
-            sum: Vec::new(),
             mix: Vec::new(),
             div: Vec::new(),
-        };
-        for chunk in tensor.row_chunks(block) {
-            let Scratch {
-                base,
-                deltas,
-                sum,
-                mix,
-                div,
-            } = &mut scratch;
-            for buffer in [&mut *base, sum, mix, div] {
-                buffer.resize(chunk.len(), F::ZERO);
-            }
-            tensor.read(tensor.required_base(), chunk.start, base);
-            for ((input, delta), trim) in tensor.others().zip(deltas).zip(&mut trims) {
-                delta.resize(chunk.len(), F::ZERO);
-                tensor.read(input, chunk.start, delta);
-                tensor.rounding.zip(delta, base, |x, b| x - b);
-                trim.apply(delta);
-            }
-            compute(chunk.start, &mut scratch);
         }
     }
 
-    fn trims<'t, F: Real>(
-        &self,
-        tensor: &'t Tensor<'_, F>,
-        vectors: &'t [Vector<F>],
-        block: &Block,
-    ) -> Vec<TrimBlock<'t>> {
-        let trims = vectors.iter().map(|v| v.trim.block(tensor, block));
-        trims.collect()
-    }
-}
-
-/// Adds up what agrees with the elected sign: `mix` and the weights that went into it.
-#[inline(always)]
-fn elect<F: Real>(
-    vectors: &[Vector<F>],
-    deltas: &[Vec<F>],
-    sum: &mut [F],
-    mix: &mut [F],
-    div: &mut [F],
-) {
-    sum.fill(F::ZERO);
-    for delta in deltas {
-        add(sum, delta);
-    }
-    mix.fill(F::ZERO);
-    div.fill(F::ZERO);
-    for (vector, delta) in vectors.iter().zip(deltas) {
-        let weight = vector.weight;
-        let all = sum
-            .iter()
-            .zip(delta)
-            .zip(mix.iter_mut())
-            .zip(div.iter_mut());
-        for (((s, d), m), w) in all {
-            let agrees = if *s >= F::ZERO {
-                *d > F::ZERO
-            } else {
-                *d < F::ZERO
-            };
-            *m = *m + if agrees { *d } else { F::ZERO };
-            *w = *w + if agrees { weight } else { F::ZERO };
+    /// Reads the block's next chunk.
+    fn read(&mut self, start: usize, len: usize) {
+        let tensor = self.tensor;
+        tensor.read_len(tensor.required_base(), start, len, &mut self.base);
+        let deltas = self.deltas.iter_mut().zip(&mut self.trims);
+        for (input, (delta, trim)) in tensor.others().zip(deltas) {
+            tensor.read_delta(input, start, &self.base, delta);
+            trim.apply(tensor.isa, delta);
         }
-    }
-}
-
-#[inline(always)]
-fn add<F: Real>(sum: &mut [F], x: &[F]) {
-    for (sum, x) in sum.iter_mut().zip(x) {
-        *sum = *sum + *x;
     }
 }

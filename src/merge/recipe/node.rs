@@ -1,12 +1,10 @@
-//! YAML as a tree whose every node knows its line and column.
+//! The YAML of a recipe, with the questions that are asked of a value.
 //!
 //! The recipe is read twice: the parser gives this tree, and `parse` gives it meaning, so that an
 //! error about meaning points at its place as well as one about syntax does.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
-
 use crate::merge::error::{MergeError, Place};
+use crate::yaml::{self, Data, Repeated};
 
 /// A recipe is a page of text; a larger file is some other file.
 const MAX_RECIPE_BYTES: usize = 4 << 20;
@@ -49,10 +47,41 @@ impl Node {
                 ),
             ));
         }
-        serde_saphyr::from_str::<Self>(text).map_err(|error| MergeError::Yaml {
-            place: error.location().map(place_of).unwrap_or_default(),
-            detail: error.without_snippet().to_string(),
-        })
+        let tree = yaml::parse("recipe", text, Repeated::Refused);
+        let tree = tree.map_err(|error| MergeError::Yaml {
+            place: place_of(&error.place),
+            detail: error.message,
+        })?;
+        Self::of(tree)
+    }
+
+    fn of(node: yaml::Node) -> Result<Self, MergeError> {
+        let place = place_of(&node.place);
+        if let Some(tag) = node.tag {
+            let problem = format!("the tag {tag} has no meaning in a recipe");
+            return Err(MergeError::recipe(place, problem));
+        }
+        let value = match node.data {
+            Data::Null => Value::Null,
+            Data::Bool(flag) => Value::Bool(flag),
+            Data::Number(number) => Value::Number(number.as_f64().unwrap_or(f64::NAN)),
+            Data::Text(text) => Value::Text(text),
+            Data::List(items) => {
+                let items = items.into_iter().map(Self::of);
+                Value::List(items.collect::<Result<_, _>>()?)
+            }
+            Data::Map(entries) => {
+                let entries = entries.into_iter().map(|entry| {
+                    Ok(Entry {
+                        place: place_of(&entry.place),
+                        key: entry.key,
+                        node: Self::of(entry.value)?,
+                    })
+                });
+                Value::Map(entries.collect::<Result<_, MergeError>>()?)
+            }
+        };
+        Ok(Self { place, value })
     }
 
     /// What kind of value this is, in a reader's words.
@@ -122,92 +151,10 @@ impl Node {
     }
 }
 
-fn place_of(location: serde_saphyr::Location) -> Place {
+fn place_of(place: &yaml::Place) -> Place {
     Place {
-        line: u32::try_from(location.line()).unwrap_or(0),
-        column: u32::try_from(location.column()).unwrap_or(0),
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self {
-            place: place_of(spanned.referenced),
-            value: spanned.value,
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value as f64))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value as f64))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Number(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::Text(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element::<Node>()? {
-            items.push(item);
-        }
-        Ok(Value::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = access.next_key::<Spanned<String>>()? {
-            entries.push(Entry {
-                place: place_of(key.referenced),
-                key: key.value,
-                node: access.next_value()?,
-            });
-        }
-        Ok(Value::Map(entries))
+        line: u32::try_from(place.line).unwrap_or(0),
+        column: u32::try_from(place.column).unwrap_or(0),
     }
 }
 

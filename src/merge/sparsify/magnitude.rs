@@ -7,14 +7,15 @@
 
 use rayon::prelude::*;
 
-use crate::merge::numeric::{Real, Rounding, vectorised};
+use crate::kernels::cpu::Isa;
+use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::tensor::{Block, Input, Tensor};
 
 /// Bits of a histogram's key.
 const KEY_BITS: u32 = 16;
 
 /// Values, one per element of a tensor, that can be made again block by block.
-pub(crate) trait Values<F: Real>: Sync {
+pub(crate) trait Values<F: Elementwise>: Sync {
     /// Gives the values of a block in order, chunk by chunk.
     fn each_chunk(&self, block: &Block, seen: impl FnMut(&[F]));
 
@@ -31,17 +32,14 @@ pub(crate) struct Deltas<'t, 'a, F> {
     pub(crate) input: &'t Input<'a>,
 }
 
-impl<F: Real> Values<F> for Deltas<'_, '_, F> {
+impl<F: Elementwise> Values<F> for Deltas<'_, '_, F> {
     #[inline(always)]
     fn each_chunk(&self, block: &Block, mut seen: impl FnMut(&[F])) {
         let (mut base, mut delta) = (Vec::new(), Vec::new());
-        for chunk in self.tensor.chunks(block) {
-            base.resize(chunk.len(), F::ZERO);
-            delta.resize(chunk.len(), F::ZERO);
-            self.tensor
-                .read(self.tensor.required_base(), chunk.start, &mut base);
-            self.tensor.read(self.input, chunk.start, &mut delta);
-            self.tensor.rounding.zip(&mut delta, &base, |x, b| x - b);
+        let tensor = self.tensor;
+        for chunk in tensor.chunks(block) {
+            tensor.read_len(tensor.required_base(), chunk.start, chunk.len(), &mut base);
+            tensor.read_delta(self.input, chunk.start, &base, &mut delta);
             seen(&delta);
         }
     }
@@ -72,7 +70,7 @@ pub(crate) struct CutBlock {
 
 impl Cut {
     /// The cuts after the first `counts` elements.
-    pub(crate) fn find<F: Real, V: Values<F>, const N: usize>(
+    pub(crate) fn find<F: Elementwise, V: Values<F>, const N: usize>(
         tensor: &Tensor<'_, F>,
         values: &V,
         counts: [usize; N],
@@ -122,7 +120,7 @@ impl Cut {
 }
 
 /// The lowest bit of the first histogram's key.
-const fn levels_top<F: Real>() -> u32 {
+const fn levels_top<F: Elementwise>() -> u32 {
     (F::MAGNITUDE_BITS / KEY_BITS) * KEY_BITS
 }
 
@@ -152,7 +150,12 @@ impl Target {
         unreachable!("the histogram counts at least as many elements as are looked for");
     }
 
-    fn cut<F: Real, V: Values<F>>(self, tensor: &Tensor<'_, F>, values: &V, shift: u32) -> Cut {
+    fn cut<F: Elementwise, V: Values<F>>(
+        self,
+        tensor: &Tensor<'_, F>,
+        values: &V,
+        shift: u32,
+    ) -> Cut {
         if self.left == 0 {
             return Cut {
                 value: u64::MAX,
@@ -177,7 +180,7 @@ impl Target {
 }
 
 #[inline(always)]
-fn count_equal<F: Real, V: Values<F>>(values: &V, block: &Block, key: u64) -> u32 {
+fn count_equal<F: Elementwise, V: Values<F>>(values: &V, block: &Block, key: u64) -> u32 {
     let mut count = 0;
     values.each_chunk(block, |chunk| {
         count += chunk
@@ -189,15 +192,18 @@ fn count_equal<F: Real, V: Values<F>>(values: &V, block: &Block, key: u64) -> u3
 }
 
 /// Counts the keys that start with `prefix` by their next [`KEY_BITS`] bits from `shift` on.
-fn histogram<F: Real, V: Values<F>>(
+fn histogram<F: Elementwise, V: Values<F>>(
     tensor: &Tensor<'_, F>,
     values: &V,
     shift: u32,
     prefix: Option<u64>,
 ) -> Vec<u32> {
-    let empty = || vec![0_u32; 1 << KEY_BITS];
-    let count = |mut histogram: Vec<u32>, block: &Block| {
-        vectorised(|| {
+    let blocks = tensor.blocks();
+    // One histogram for each thread, twice over so that none waits long for the last one.
+    let parts = 2 * rayon::current_num_threads();
+    let count = |blocks: &[Block]| {
+        let mut histogram = vec![0_u32; 1 << KEY_BITS];
+        for block in blocks {
             values.each_chunk(block, |chunk| {
                 for value in chunk {
                     let bits = V::key(*value) >> shift;
@@ -206,28 +212,24 @@ fn histogram<F: Real, V: Values<F>>(
                     }
                 }
             });
-        });
+        }
         histogram
     };
     let add = |mut a: Vec<u32>, b: Vec<u32>| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    let blocks = tensor.blocks();
-    if blocks.len() == 1 {
-        return count(empty(), &blocks[0]);
-    }
-    blocks.par_iter().fold(empty, count).reduce(empty, add)
+    let parts = blocks.par_chunks(blocks.len().div_ceil(parts).max(1));
+    parts.map(count).reduce_with(add).unwrap_or_default()
 }
 
 impl CutBlock {
     /// Drops what is outside the cut. `deltas` are the values, ordered by magnitude.
-    #[inline(always)]
-    pub(crate) fn keep_inside<F: Real>(&mut self, deltas: &mut [F]) {
+    pub(crate) fn keep_inside<F: Elementwise>(&mut self, isa: Isa, deltas: &mut [F]) {
         let value = self.value;
         match self.equals_left {
-            u32::MAX => keep_if(deltas, |d| d.magnitude() >= value),
-            0 => keep_if(deltas, |d| d.magnitude() > value),
+            u32::MAX => F::keep_large(isa, deltas, value, true),
+            0 => F::keep_large(isa, deltas, value, false),
             _ => deltas.iter_mut().for_each(|delta| {
                 let inside = self.takes(delta.magnitude());
                 *delta = if inside { *delta } else { F::ZERO };
@@ -237,7 +239,7 @@ impl CutBlock {
 
     /// Drops what is inside the cut.
     #[inline(always)]
-    pub(crate) fn keep_outside<F: Real>(&mut self, deltas: &mut [F]) {
+    pub(crate) fn keep_outside<F: Elementwise>(&mut self, deltas: &mut [F]) {
         for delta in deltas {
             let inside = self.takes(delta.magnitude());
             *delta = if inside { F::ZERO } else { *delta };
@@ -252,12 +254,5 @@ impl CutBlock {
             return true;
         }
         key > self.value
-    }
-}
-
-#[inline(always)]
-fn keep_if<F: Real>(deltas: &mut [F], inside: impl Fn(F) -> bool) {
-    for delta in deltas {
-        *delta = if inside(*delta) { *delta } else { F::ZERO };
     }
 }

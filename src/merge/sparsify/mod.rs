@@ -6,8 +6,9 @@
 mod magnitude;
 mod ranks;
 
-use super::numeric::{Real, Rounding};
 use super::tensor::{Block, BlockDraws, Input, Tensor};
+use crate::kernels::cpu::Isa;
+use crate::kernels::elementwise::{Elementwise, Rounding};
 
 pub(crate) use magnitude::{Cut, CutBlock, Deltas, Values};
 
@@ -32,7 +33,7 @@ pub(crate) enum Trim {
 
 impl Trim {
     /// Keeps the `density` share of largest magnitudes, at least one if density is above 0.
-    pub(crate) fn magnitude<F: Real>(
+    pub(crate) fn magnitude<F: Elementwise>(
         tensor: &Tensor<'_, F>,
         input: &Input<'_>,
         density: f64,
@@ -51,7 +52,7 @@ impl Trim {
 
     /// Keeps the `density` share of magnitudes that are largest below the `gamma` share of
     /// outliers; fewer outliers are dropped where not enough would remain.
-    pub(crate) fn without_outliers<F: Real>(
+    pub(crate) fn without_outliers<F: Elementwise>(
         tensor: &Tensor<'_, F>,
         input: &Input<'_>,
         density: f64,
@@ -108,7 +109,7 @@ impl Trim {
     }
 
     /// The decision for one block.
-    pub(crate) fn block<'t, F: Real>(
+    pub(crate) fn block<'t, F: Elementwise>(
         &'t self,
         tensor: &'t Tensor<'_, F>,
         block: &Block,
@@ -162,16 +163,15 @@ pub(crate) enum TrimBlock<'t> {
 
 impl TrimBlock<'_> {
     /// Sets the dropped elements of the block's next chunk (whole rows) to zero.
-    #[inline(always)]
-    pub(crate) fn apply<F: Real>(&mut self, deltas: &mut [F]) {
+    pub(crate) fn apply<F: Elementwise>(&mut self, isa: Isa, deltas: &mut [F]) {
         match self {
             Self::Nothing => {}
             Self::Everything => deltas.fill(F::ZERO),
-            Self::Magnitude(cut, None) => cut.keep_inside(deltas),
+            Self::Magnitude(cut, None) => cut.keep_inside(isa, deltas),
             Self::Magnitude(cut, Some(outliers)) => {
                 let mut inliers = deltas.to_vec();
                 outliers.keep_outside(&mut inliers);
-                cut.keep_inside(deltas);
+                cut.keep_inside(isa, deltas);
                 for (delta, inlier) in deltas.iter_mut().zip(inliers) {
                     *delta = if inlier == F::ZERO { F::ZERO } else { *delta };
                 }
@@ -183,10 +183,7 @@ impl TrimBlock<'_> {
             } => {
                 buffer.resize(deltas.len(), 0);
                 draws.fill(buffer);
-                let threshold = *threshold;
-                for (delta, draw) in deltas.iter_mut().zip(buffer.iter()) {
-                    *delta = if *draw < threshold { *delta } else { F::ZERO };
-                }
+                F::keep_drawn(isa, deltas, buffer, *threshold);
             }
             Self::Ranked {
                 chances,

@@ -1,7 +1,7 @@
 //! DELLA's probabilities: within a row, an element's chance to stay grows with the rank of its
 //! magnitude, from `density - epsilon` to `density + epsilon`.
 
-use crate::merge::numeric::{Real, Rounding};
+use crate::kernels::elementwise::{Elementwise, Rounding};
 
 /// Digits of the radix sort.
 const DIGIT_BITS: u32 = 8;
@@ -34,7 +34,7 @@ impl Chances {
     }
 
     /// Drops elements of whole rows by their chances and 24-bit draws.
-    pub(crate) fn apply<F: Real>(&mut self, deltas: &mut [F], draws: &[u32]) {
+    pub(crate) fn apply<F: Elementwise>(&mut self, deltas: &mut [F], draws: &[u32]) {
         let row_len = self.by_rank.len().max(1);
         for (row, draws) in deltas.chunks_mut(row_len).zip(draws.chunks(row_len)) {
             self.sort(row);
@@ -50,7 +50,7 @@ impl Chances {
 
     /// Sorts a row's magnitudes in rising order, lowest index first among equals. Digits in which
     /// no two elements differ are passed over.
-    fn sort<F: Real>(&mut self, row: &[F]) {
+    fn sort<F: Elementwise>(&mut self, row: &[F]) {
         self.keys.clear();
         let magnitudes = row.iter().map(|delta| delta.magnitude());
         self.keys.extend(magnitudes.zip(0..));

@@ -1,7 +1,7 @@
 //! Sums over parts of a tensor that are treated as vectors of their own: the whole, rows, columns.
 
 use super::{Block, Tensor};
-use crate::merge::numeric::Real;
+use crate::kernels::elementwise::Elementwise;
 
 /// Which elements form a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Groups {
     }
 }
 
-impl<F: Real> Tensor<'_, F> {
+impl<F: Elementwise> Tensor<'_, F> {
     /// Adds up `width` terms per element over each vector: `terms` fills one slice per term for
     /// the chunk that starts at an element. Returns the sums of each term, by vector.
     pub(crate) fn group_sums(

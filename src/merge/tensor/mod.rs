@@ -9,23 +9,24 @@ mod groups;
 mod source;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-pub(crate) use draws::{BlockDraws, Draws, SeededStream};
+pub(crate) use draws::{BlockDraws, Draws, SeededStream, StreamStates};
 pub(crate) use groups::Groups;
 pub(crate) use source::{Aligned, Folded, RowOrigin, Source, Stored};
 
 use super::dtype::FloatType;
 use super::error::MergeError;
-use super::numeric::{Real, Rounding, store, vectorised};
 use super::recipe::Scalar;
+use crate::kernels::cpu::Isa;
+use crate::kernels::elementwise::{Elementwise, Rounding};
 
 /// Elements of a block, rounded down to whole rows (at least one).
 const BLOCK_ELEMENTS: usize = 1 << 16;
-/// Elements handled at once inside a block, so that all operands of a pass stay in the L1 and L2
-/// caches.
-const CHUNK_ELEMENTS: usize = 1 << 12;
+/// Elements handled at once inside a block, so that the operands of a pass stay in the L1 cache.
+const CHUNK_ELEMENTS: usize = 1 << 11;
 /// Blocks whose results are kept until they are combined.
 const BATCH_BLOCKS: usize = 256;
 
@@ -73,6 +74,8 @@ pub(crate) trait Sink: Sync {
 pub(crate) struct Tensor<'a, F> {
     pub(crate) name: &'a str,
     pub(crate) shape: &'a [usize],
+    /// What the kernels run on; no result depends on it.
+    pub(crate) isa: Isa,
     /// The working type's grid.
     pub(crate) rounding: Rounding,
     /// In the recipe's order, the base at its place.
@@ -100,7 +103,7 @@ pub(crate) struct Block {
     pub(crate) range: Range<usize>,
 }
 
-impl<'a, F: Real> Tensor<'a, F> {
+impl<'a, F: Elementwise> Tensor<'a, F> {
     pub(crate) fn num_elements(&self) -> usize {
         self.shape.iter().product()
     }
@@ -131,9 +134,20 @@ impl<'a, F: Real> Tensor<'a, F> {
     }
 
     /// Reads elements of an input, cast to the working type.
-    #[inline(always)]
     pub(crate) fn read(&self, input: &Input<'_>, start: usize, out: &mut [F]) {
-        input.source.read(start, self.rounding, out);
+        input.source.read(self.isa, start, self.rounding, out);
+    }
+
+    /// As [`Tensor::read`], into a buffer that is given the right length.
+    pub(crate) fn read_len(&self, input: &Input<'_>, start: usize, len: usize, out: &mut Vec<F>) {
+        out.resize(len, F::ZERO);
+        self.read(input, start, out);
+    }
+
+    /// The task vector `R(x − b)` of an input; `base` holds the base's elements.
+    pub(crate) fn read_delta(&self, input: &Input<'_>, start: usize, base: &[F], out: &mut Vec<F>) {
+        self.read_len(input, start, base.len(), out);
+        F::subtract(self.isa, self.rounding, out, base);
     }
 
     /// Runs `per_block` over all blocks and returns what it returns, in block order.
@@ -151,35 +165,62 @@ impl<'a, F: Real> Tensor<'a, F> {
     ) {
         let blocks = self.blocks();
         if let [block] = &blocks[..] {
-            return combine(vectorised(|| per_block(block)));
+            return combine(per_block(block));
         }
         for batch in blocks.chunks(BATCH_BLOCKS) {
-            let results: Vec<P> = batch
-                .par_iter()
-                .map(|block| vectorised(|| per_block(block)))
-                .collect();
+            let results: Vec<P> = batch.par_iter().map(&per_block).collect();
             results.into_iter().for_each(&mut combine);
         }
     }
 
-    /// Computes every block's result with `fill` and stores it in the output type.
-    pub(crate) fn emit(&self, fill: impl Fn(&Block, &mut [F]) + Sync) -> Result<(), MergeError> {
-        let run = |scratch: &mut (Vec<F>, Vec<u8>), block: &Block| {
-            let (values, bytes) = scratch;
-            values.resize(block.range.len(), F::ZERO);
-            bytes.resize(block.range.len() * self.out_dtype.bytes(), 0);
-            vectorised(|| {
-                fill(block, values);
-                store(values, self.out_dtype, bytes);
-            });
-            let offset = block.range.start * self.out_dtype.bytes();
-            self.sink.write(offset as u64, bytes)
-        };
+    /// Computes the results chunk by chunk and stores them in the output type. `begin` makes what
+    /// the chunks of a block share; `fill` gets it with a chunk's first element and its results.
+    pub(crate) fn emit<S>(
+        &self,
+        begin: impl Fn(&Block) -> S + Sync,
+        fill: impl Fn(&mut S, usize, &mut [F]) + Sync,
+    ) -> Result<(), MergeError> {
+        self.emit_pieces(CHUNK_ELEMENTS, begin, fill)
+    }
+
+    /// As [`Tensor::emit`], in chunks of whole rows.
+    pub(crate) fn emit_rows<S>(
+        &self,
+        begin: impl Fn(&Block) -> S + Sync,
+        fill: impl Fn(&mut S, usize, &mut [F]) + Sync,
+    ) -> Result<(), MergeError> {
+        self.emit_pieces(self.row_chunk_len(), begin, fill)
+    }
+
+    fn emit_pieces<S>(
+        &self,
+        len: usize,
+        begin: impl Fn(&Block) -> S + Sync,
+        fill: impl Fn(&mut S, usize, &mut [F]) + Sync,
+    ) -> Result<(), MergeError> {
         let blocks = self.blocks();
+        let next = AtomicUsize::new(0);
+        let size = self.out_dtype.bytes();
+        // Each thread takes the next block, with buffers of its own for the whole tensor.
+        let work = || {
+            let (mut values, mut bytes) = (Vec::new(), Vec::new());
+            while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                bytes.resize(block.range.len() * size, 0);
+                let mut shared = begin(block);
+                let chunks = pieces(block.range.clone(), len);
+                for (chunk, bytes) in chunks.zip(bytes.chunks_mut(len * size)) {
+                    values.resize(chunk.len(), F::ZERO);
+                    fill(&mut shared, chunk.start, &mut values);
+                    F::store(self.isa, &values, self.out_dtype, bytes);
+                }
+                self.sink.write((block.range.start * size) as u64, &bytes)?;
+            }
+            Ok(())
+        };
         if blocks.len() == 1 {
-            return run(&mut Default::default(), &blocks[0]);
+            return work();
         }
-        blocks.par_iter().try_for_each_init(Default::default, run)
+        rayon::broadcast(|_| work()).into_iter().collect()
     }
 
     /// The parts of a block that are handled at once.
@@ -189,8 +230,12 @@ impl<'a, F: Real> Tensor<'a, F> {
 
     /// As [`Tensor::chunks`], in whole rows.
     pub(crate) fn row_chunks(&self, block: &Block) -> impl Iterator<Item = Range<usize>> + use<F> {
+        pieces(block.range.clone(), self.row_chunk_len())
+    }
+
+    fn row_chunk_len(&self) -> usize {
         let row = self.row_len().max(1);
-        pieces(block.range.clone(), (CHUNK_ELEMENTS / row).max(1) * row)
+        (CHUNK_ELEMENTS / row).max(1) * row
     }
 }
 
@@ -215,40 +260,6 @@ pub(crate) fn blocks(shape: &[usize]) -> Vec<Block> {
         .map(|(index, range)| Block { index, range })
         .collect();
     blocks
-}
-
-/// Adds up magnitudes in a fixed order, wide enough that the sum is the correctly rounded one of
-/// the tensor's type in all but contrived cases.
-#[inline(always)]
-pub(crate) fn sum_of<F: Real>(values: &[F], f: impl Fn(F) -> f64) -> f64 {
-    let mut lanes = [0.0_f64; 16];
-    let (whole, rest) = values.split_at(values.len() - values.len() % 16);
-    for group in whole.chunks_exact(16) {
-        for (lane, value) in lanes.iter_mut().zip(group) {
-            *lane += f(*value);
-        }
-    }
-    for (lane, value) in lanes.iter_mut().zip(rest) {
-        *lane += f(*value);
-    }
-    lanes.iter().sum()
-}
-
-/// As [`sum_of`], over pairs.
-#[inline(always)]
-pub(crate) fn sum_of_pairs<F: Real>(a: &[F], b: &[F], f: impl Fn(F, F) -> f64) -> f64 {
-    assert_eq!(a.len(), b.len(), "operands are of one block");
-    let mut lanes = [0.0_f64; 16];
-    let whole = a.len() - a.len() % 16;
-    for (a, b) in a[..whole].chunks_exact(16).zip(b[..whole].chunks_exact(16)) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f(*a, *b);
-        }
-    }
-    for ((lane, a), b) in lanes.iter_mut().zip(&a[whole..]).zip(&b[whole..]) {
-        *lane += f(*a, *b);
-    }
-    lanes.iter().sum()
 }
 
 #[cfg(test)]

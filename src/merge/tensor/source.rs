@@ -2,8 +2,9 @@
 //! weight with a low-rank adapter folded in. All are read by element range, so that none is ever
 //! held whole.
 
+use crate::kernels::cpu::Isa;
+use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::dtype::FloatType;
-use crate::merge::numeric::{Real, Rounding, load};
 
 /// The elements of one input of one tensor.
 pub(crate) enum Source<'a> {
@@ -59,25 +60,37 @@ pub(crate) struct Folded<'a> {
 impl Source<'_> {
     /// Reads elements from `start` on, cast to the working type.
     #[inline(always)]
-    pub(crate) fn read<F: Real>(&self, start: usize, rounding: Rounding, out: &mut [F]) {
+    pub(crate) fn read<F: Elementwise>(
+        &self,
+        isa: Isa,
+        start: usize,
+        rounding: Rounding,
+        out: &mut [F],
+    ) {
         match self {
-            Self::Stored(stored) => stored.read(start, rounding, out),
-            Self::Aligned(aligned) => aligned.read(start, rounding, out),
-            Self::Folded(folded) => folded.read(start, rounding, out),
+            Self::Stored(stored) => stored.read(isa, start, rounding, out),
+            Self::Aligned(aligned) => aligned.read(isa, start, rounding, out),
+            Self::Folded(folded) => folded.read(isa, start, rounding, out),
         }
     }
 }
 
 impl Stored<'_> {
     #[inline(always)]
-    pub(crate) fn read<F: Real>(&self, start: usize, rounding: Rounding, out: &mut [F]) {
+    pub(crate) fn read<F: Elementwise>(
+        &self,
+        isa: Isa,
+        start: usize,
+        rounding: Rounding,
+        out: &mut [F],
+    ) {
         let size = self.dtype.bytes();
         let bytes = &self.bytes[start * size..(start + out.len()) * size];
         match self.through {
-            None => load(bytes, self.dtype, rounding, out),
+            None => F::load(isa, bytes, self.dtype, rounding, out),
             Some(through) => {
-                load(bytes, self.dtype, Rounding::of(through), out);
-                rounding.map(out, |x| x);
+                F::load(isa, bytes, self.dtype, Rounding::of(through), out);
+                F::round(isa, rounding, out);
             }
         }
     }
@@ -89,17 +102,24 @@ impl Stored<'_> {
 }
 
 impl Aligned<'_> {
-    fn read<F: Real>(&self, start: usize, rounding: Rounding, out: &mut [F]) {
+    fn read<F: Elementwise>(&self, isa: Isa, start: usize, rounding: Rounding, out: &mut [F]) {
         let mut done = 0;
         while done < out.len() {
             let (row, column) = ((start + done) / self.row_len, (start + done) % self.row_len);
             let len = (self.row_len - column).min(out.len() - done);
-            self.read_row(row, column, rounding, &mut out[done..done + len]);
+            self.read_row(isa, row, column, rounding, &mut out[done..done + len]);
             done += len;
         }
     }
 
-    fn read_row<F: Real>(&self, row: usize, column: usize, rounding: Rounding, out: &mut [F]) {
+    fn read_row<F: Elementwise>(
+        &self,
+        isa: Isa,
+        row: usize,
+        column: usize,
+        rounding: Rounding,
+        out: &mut [F],
+    ) {
         match self.rows.get(row) {
             None => {
                 for (out, mean) in out.iter_mut().zip(&self.padding[column..]) {
@@ -108,14 +128,19 @@ impl Aligned<'_> {
             }
             Some(RowOrigin::Zero) => out.fill(F::ZERO),
             Some(RowOrigin::Row(input, row)) => {
-                self.embeddings[*input].read(row * self.row_len + column, rounding, out);
+                self.embeddings[*input].read(isa, row * self.row_len + column, rounding, out);
             }
             Some(RowOrigin::Mean(rows)) => {
                 let mut other = vec![F::ZERO; out.len()];
                 out.fill(F::ZERO);
                 for (input, row) in rows {
-                    self.embeddings[*input].read(row * self.row_len + column, rounding, &mut other);
-                    Rounding::None.zip(out, &other, |sum, x| sum + x);
+                    self.embeddings[*input].read(
+                        isa,
+                        row * self.row_len + column,
+                        rounding,
+                        &mut other,
+                    );
+                    F::accumulate(isa, Rounding::None, out, &other);
                 }
                 let count = F::from_f64(rows.len() as f64);
                 rounding.map(out, |sum| rounding.one(sum) / count);
@@ -124,11 +149,11 @@ impl Aligned<'_> {
     }
 
     /// The mean of all rows that stand for tokens.
-    pub(crate) fn mean_row(&self, rounding: Rounding) -> Vec<f64> {
+    pub(crate) fn mean_row(&self, isa: Isa, rounding: Rounding) -> Vec<f64> {
         let mut row = vec![0.0_f64; self.row_len];
         let mut sum = vec![0.0_f64; self.row_len];
         for index in 0..self.rows.len() {
-            self.read_row(index, 0, rounding, &mut row);
+            self.read_row(isa, index, 0, rounding, &mut row);
             for (sum, value) in sum.iter_mut().zip(&row) {
                 *sum += value;
             }
@@ -139,8 +164,8 @@ impl Aligned<'_> {
 }
 
 impl Folded<'_> {
-    fn read<F: Real>(&self, start: usize, rounding: Rounding, out: &mut [F]) {
-        self.weight.read(start, Rounding::None, out);
+    fn read<F: Elementwise>(&self, isa: Isa, start: usize, rounding: Rounding, out: &mut [F]) {
+        self.weight.read(isa, start, Rounding::None, out);
         let kept = Rounding::of(self.dtype);
         let mut delta = vec![0.0_f32; self.row_len.min(out.len())];
         let mut done = 0;
@@ -152,9 +177,7 @@ impl Folded<'_> {
             for k in 0..self.rank {
                 let b = self.b[row * self.rank + k];
                 let a = &self.a[k * self.row_len + column..][..len];
-                for (delta, a) in delta.iter_mut().zip(a) {
-                    *delta = a.mul_add(b, *delta);
-                }
+                f32::add_scaled_fused(isa, delta, a, b);
             }
             let scale = self.scale;
             kept.zip(&mut out[done..done + len], delta, |w, d| {
@@ -162,6 +185,6 @@ impl Folded<'_> {
             });
             done += len;
         }
-        rounding.map(out, |x| x);
+        F::round(isa, rounding, out);
     }
 }

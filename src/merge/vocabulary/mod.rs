@@ -2,6 +2,7 @@
 
 mod align;
 mod chat_template;
+mod tokenizer;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,8 +13,11 @@ use super::error::MergeError;
 use super::model::Model;
 use super::recipe::TokenRecipe;
 
-pub(crate) use align::{Alignment, Vocabularies, align};
+use align::{Vocabularies, align};
+
+pub(crate) use align::Alignment;
 pub(crate) use chat_template::chat_template;
+pub(crate) use tokenizer::{OutputTokenizer, build_tokenizer};
 
 /// A model's tokens, as its `tokenizer.json` lists them.
 pub(crate) struct Vocabulary {

@@ -19,6 +19,11 @@ impl<const BF16: bool> Avx512<BF16> {
         let dot = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
         (base && (dot || !BF16)).then_some(Self(()))
     }
+
+    /// The same CPU without the dot product: its features are a subset.
+    pub(in crate::cpu) fn without_dot(self) -> Avx512<false> {
+        Avx512(())
+    }
 }
 
 /// # Safety

@@ -11,7 +11,7 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
-pub(super) mod portable;
+pub(crate) mod portable;
 
 /// Lanes of a [`Simd::F32`].
 pub(crate) const LANES: usize = 16;

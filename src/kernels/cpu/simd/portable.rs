@@ -6,7 +6,7 @@ use super::{Kernel, LANES, Simd, bf16_bits, bf16_value};
 
 /// Always available.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Portable;
+pub(crate) struct Portable;
 
 type Lanes = [f32; LANES];
 

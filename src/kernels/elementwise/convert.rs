@@ -1,13 +1,44 @@
 //! Between stored bytes (little endian, any alignment) and the numbers that are computed with.
 
-use super::{Real, Rounding};
-use crate::merge::dtype::FloatType;
+use super::{FloatType, Real, Rounding};
+use crate::cpu::simd::{Kernel, Simd};
+
+pub(super) struct Load<'a, F>(
+    pub(super) &'a [u8],
+    pub(super) FloatType,
+    pub(super) Rounding,
+    pub(super) &'a mut [F],
+);
+
+impl<F: Real> Kernel for Load<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        load(self.0, self.1, self.2, self.3);
+    }
+}
+
+pub(super) struct Store<'a, F>(
+    pub(super) &'a [F],
+    pub(super) FloatType,
+    pub(super) &'a mut [u8],
+);
+
+impl<F: Real> Kernel for Store<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        store(self.0, self.1, self.2);
+    }
+}
 
 /// Reads stored elements and casts them to the working type (`rounding`'s grid).
 ///
 /// `bytes` holds exactly `out.len()` elements of `stored`.
 #[inline(always)]
-pub(crate) fn load<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding, out: &mut [F]) {
+fn load<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding, out: &mut [F]) {
     assert_eq!(bytes.len(), out.len() * stored.bytes(), "one element each");
     match stored {
         FloatType::Bf16 => {
@@ -46,7 +77,7 @@ pub(crate) fn load<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding,
 
 /// Casts results to the output type and writes their bytes.
 #[inline(always)]
-pub(crate) fn store<F: Real>(values: &[F], dtype: FloatType, bytes: &mut [u8]) {
+fn store<F: Real>(values: &[F], dtype: FloatType, bytes: &mut [u8]) {
     assert_eq!(
         bytes.len(),
         values.len() * dtype.bytes(),

@@ -1,7 +1,7 @@
 //! The two types that arithmetic is carried out in.
 
 /// `f32`, or `f64` for float64 tensors.
-pub(crate) trait Real:
+pub trait Real:
     Copy
     + Default
     + PartialOrd
@@ -14,17 +14,26 @@ pub(crate) trait Real:
     + std::ops::Div<Output = Self>
     + std::ops::Neg<Output = Self>
 {
+    /// 0.
     const ZERO: Self;
+    /// 1.
     const ONE: Self;
     /// Bits of [`Real::magnitude`].
     const MAGNITUDE_BITS: u32;
 
+    /// The nearest value.
     fn from_f32(value: f32) -> Self;
+    /// The nearest value.
     fn from_f64(value: f64) -> Self;
+    /// The nearest float32.
     fn to_f32(self) -> f32;
+    /// The same value.
     fn to_f64(self) -> f64;
+    /// Without the sign.
     fn abs(self) -> Self;
+    /// e to its power.
     fn exp(self) -> Self;
+    /// The natural logarithm.
     fn ln(self) -> Self;
     /// Nearest bfloat16, ties to even; a NaN stays one.
     fn to_bf16_grid(self) -> Self;
@@ -32,6 +41,8 @@ pub(crate) trait Real:
     fn to_f16_grid(self) -> Self;
     /// An integer that orders absolute values: the bits without the sign.
     fn magnitude(self) -> u64;
+    /// Whether [`Real::magnitude`] is at least `least` (which may exceed every magnitude).
+    fn magnitude_at_least(self, least: u64) -> bool;
     /// The non-negative value with that [`Real::magnitude`].
     fn from_magnitude(magnitude: u64) -> Self;
     /// `self * a + b`, rounded once.
@@ -106,6 +117,16 @@ impl Real for f32 {
         u64::from(self.to_bits() & 0x7fff_ffff)
     }
     #[inline(always)]
+    fn magnitude_at_least(self, least: u64) -> bool {
+        // In 32 bits, so that a vector register holds as many as of the values.
+        let least = if least > 0x8000_0000 {
+            0x8000_0000
+        } else {
+            least as u32
+        };
+        (self.to_bits() & 0x7fff_ffff) >= least
+    }
+    #[inline(always)]
     fn from_magnitude(magnitude: u64) -> Self {
         Self::from_bits(magnitude as u32)
     }
@@ -159,6 +180,10 @@ impl Real for f64 {
     #[inline(always)]
     fn magnitude(self) -> u64 {
         self.to_bits() & !(1 << 63)
+    }
+    #[inline(always)]
+    fn magnitude_at_least(self, least: u64) -> bool {
+        self.magnitude() >= least
     }
     #[inline(always)]
     fn from_magnitude(magnitude: u64) -> Self {

@@ -1,18 +1,20 @@
 //! YAML as a tree whose every node knows its line and column.
 //!
-//! The parser's events are read directly, because a task file needs what a deserializer hides:
-//! custom tags (`!function`), keys that occur twice (the last one wins, as in the reference), and
-//! the place of each key for the error message. Plain scalars are resolved by PyYAML's rules,
+//! The parser's events are read directly, because task files and recipes need what a deserializer
+//! hides: custom tags (`!function`), keys that occur twice, and the place of each key for the error
+//! message. Plain scalars are resolved by PyYAML's rules,
 //! which are YAML 1.1's: `yes` is a boolean, `1e-3` is text (a float needs its dot).
+
+mod scalar;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{Event, Parser, ScanError, Span};
 use serde_json::{Map, Number, Value};
 
-use super::error::TaskError;
+use scalar::{custom, scalar};
 
 /// Nested collections in one file. Real task files nest five deep.
 const MAX_DEPTH: usize = 48;
@@ -36,18 +38,37 @@ impl fmt::Display for Place {
     }
 }
 
+/// Text that is no YAML, or not YAML that is taken here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct YamlError {
+    /// Where it stands.
+    pub place: Place,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What a key means that a mapping has had already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeated {
+    /// The last value counts, in the place of the first, as in a Python dictionary.
+    Replaces,
+    /// A mistake.
+    Refused,
+}
+
 /// One YAML node.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) place: Place,
+pub(crate) struct Node {
+    pub(crate) place: Place,
     /// A custom tag as written, such as `!function`; tags of YAML's own schema are applied.
-    pub(super) tag: Option<String>,
-    pub(super) data: Data,
+    pub(crate) tag: Option<String>,
+    pub(crate) data: Data,
 }
 
 /// What a node holds.
 #[derive(Clone, Debug)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Null,
     Bool(bool),
     Number(Number),
@@ -58,15 +79,15 @@ pub(super) enum Data {
 
 /// One `key: value` of a mapping.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) place: Place,
-    pub(super) value: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) place: Place,
+    pub(crate) value: Node,
 }
 
 impl Node {
     /// What the node is, in the words of an error message.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.data {
             Data::Null => "nothing",
             Data::Bool(_) => "a boolean",
@@ -78,7 +99,7 @@ impl Node {
     }
 
     /// The node as JSON, keys in file order. A tagged scalar is its text, tag included.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         match &self.data {
             Data::Text(text) => match &self.tag {
                 Some(tag) => Value::String(format!("{tag} {text}")),
@@ -103,7 +124,7 @@ fn entries_to_json(entries: &[Entry]) -> Map<String, Value> {
 /// # Errors
 /// Syntax errors, more than one document, a key that is not a scalar, and files beyond the limits
 /// of depth and size, each with line and column.
-pub(super) fn parse(file: &str, text: &str) -> Result<Node, TaskError> {
+pub(crate) fn parse(file: &str, text: &str, repeated: Repeated) -> Result<Node, YamlError> {
     let options = granit_parser::options! {
         block_scalar_eof_without_line_feed: true,
         flow_nesting_limit: MAX_DEPTH,
@@ -114,6 +135,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Node, TaskError> {
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         num_nodes: 0,
+        repeated,
     };
     reader.document()
 }
@@ -124,10 +146,11 @@ struct Reader<'a> {
     /// Finished anchored nodes and how many nodes each holds.
     anchors: HashMap<usize, (Node, usize)>,
     num_nodes: usize,
+    repeated: Repeated,
 }
 
 impl<'a> Reader<'a> {
-    fn document(&mut self) -> Result<Node, TaskError> {
+    fn document(&mut self) -> Result<Node, YamlError> {
         let mut root = None;
         loop {
             let (event, span) = self.next()?;
@@ -147,7 +170,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    fn next(&mut self) -> Result<(Event<'a>, Span), TaskError> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
         loop {
             return match self.parser.next_event() {
                 Some(Ok((Event::Comment(..), _))) => continue,
@@ -158,7 +181,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, TaskError> {
+    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, YamlError> {
         if depth > MAX_DEPTH {
             return Err(self.syntax(span, &format!("nested deeper than {MAX_DEPTH} levels")));
         }
@@ -203,7 +226,7 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
-    fn mapping(&mut self, depth: usize) -> Result<Data, TaskError> {
+    fn mapping(&mut self, depth: usize) -> Result<Data, YamlError> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut merged: Vec<Entry> = Vec::new();
         let mut index_of: HashMap<String, usize> = HashMap::new();
@@ -225,7 +248,14 @@ impl<'a> Reader<'a> {
             }
             let entry = Entry { key, place, value };
             match index_of.get(&entry.key) {
-                // As a Python dictionary: the first place, the last value.
+                Some(_) if self.repeated == Repeated::Refused => {
+                    let message = format!("`{}` occurs twice", entry.key);
+                    let Place { line, column, .. } = entry.place;
+                    return Err(YamlError {
+                        place: self.at(line, column),
+                        message,
+                    });
+                }
                 Some(&index) => entries[index] = entry,
                 None => {
                     index_of.insert(entry.key.clone(), entries.len());
@@ -244,7 +274,7 @@ impl<'a> Reader<'a> {
         Ok(Data::Map(entries))
     }
 
-    fn count(&mut self, more: usize, span: &Span) -> Result<(), TaskError> {
+    fn count(&mut self, more: usize, span: &Span) -> Result<(), YamlError> {
         self.num_nodes += more;
         if self.num_nodes > MAX_NODES {
             return Err(self.syntax(span, &format!("more than {MAX_NODES} nodes")));
@@ -261,15 +291,15 @@ impl<'a> Reader<'a> {
         self.at(span.start.line().max(1), span.start.col() + 1)
     }
 
-    fn syntax(&self, span: &Span, message: &str) -> TaskError {
-        TaskError::Syntax {
+    fn syntax(&self, span: &Span, message: &str) -> YamlError {
+        YamlError {
             place: self.place(span),
             message: message.to_owned(),
         }
     }
 
-    fn scan_error(&self, error: &ScanError) -> TaskError {
-        TaskError::Syntax {
+    fn scan_error(&self, error: &ScanError) -> YamlError {
+        YamlError {
             place: self.at(error.marker().line().max(1), error.marker().col() + 1),
             message: error.info(),
         }
@@ -301,122 +331,6 @@ fn merge_into(merged: &mut Vec<Entry>, value: Node) -> Result<(), &'static str> 
     }
 }
 
-/// A tag that is not of YAML's own schema, as written.
-fn custom(tag: Option<&Tag>) -> Option<String> {
-    tag.filter(|tag| !tag.is_yaml_core_schema() && tag.handle() != "tag:yaml.org,2002:")
-        .map(Tag::original)
-}
-
-fn scalar(
-    text: &str,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-) -> Result<(Option<String>, Data), String> {
-    if let Some(name) = custom(tag) {
-        return Ok((Some(name), Data::Text(text.to_string())));
-    }
-    let data = match tag.and_then(Tag::core_suffix) {
-        Some("str") => Data::Text(text.to_string()),
-        Some(wanted) => {
-            let data = plain(text)?;
-            let fits = match &data {
-                Data::Null => wanted == "null",
-                Data::Bool(_) => wanted == "bool",
-                Data::Number(number) => wanted == "float" || wanted == "int" && !number.is_f64(),
-                _ => false,
-            };
-            match data {
-                Data::Number(number) if wanted == "float" => float(number.as_f64(), text)?,
-                data if fits => data,
-                _ => return Err(format!("`{text}` is not a !!{wanted}")),
-            }
-        }
-        None if style == ScalarStyle::Plain => plain(text)?,
-        None => Data::Text(text.to_string()),
-    };
-    Ok((None, data))
-}
-
-/// PyYAML's reading of an unquoted scalar.
-fn plain(text: &str) -> Result<Data, String> {
-    Ok(match text {
-        "" | "~" | "null" | "Null" | "NULL" => Data::Null,
-        "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Data::Bool(true),
-        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
-            Data::Bool(false)
-        }
-        _ if looks_like_int(text) => int(text)?,
-        _ if looks_like_float(text) => float(text.replace('_', "").parse().ok(), text)?,
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => {
-            return Err(format!("`{text}`: a number here must be finite"));
-        }
-        _ => Data::Text(text.to_owned()),
-    })
-}
-
-fn unsigned(text: &str) -> &str {
-    text.strip_prefix(['-', '+']).unwrap_or(text)
-}
-
-fn looks_like_int(text: &str) -> bool {
-    let digits = unsigned(text);
-    let all = |digits: &str, of: fn(u8) -> bool| {
-        !digits.is_empty() && digits.bytes().all(|b| b == b'_' || of(b))
-    };
-    if let Some(hex) = digits.strip_prefix("0x") {
-        return all(hex, |b| b.is_ascii_hexdigit());
-    }
-    if let Some(binary) = digits.strip_prefix("0b") {
-        return all(binary, |b| b == b'0' || b == b'1');
-    }
-    if digits.len() > 1 && digits.starts_with('0') {
-        return all(&digits[1..], |b| (b'0'..=b'7').contains(&b));
-    }
-    digits.starts_with(|c: char| c.is_ascii_digit()) && all(digits, |b| b.is_ascii_digit())
-}
-
-fn int(text: &str) -> Result<Data, String> {
-    let digits = unsigned(text).replace('_', "");
-    let (digits, radix) = match digits.as_bytes() {
-        [b'0', b'x', ..] => (&digits[2..], 16),
-        [b'0', b'b', ..] => (&digits[2..], 2),
-        [b'0', _, ..] => (&digits[1..], 8),
-        _ => (&digits[..], 10),
-    };
-    let value = i64::from_str_radix(digits, radix)
-        .map_err(|_| format!("`{text}` does not fit a 64-bit integer"))?;
-    let value = if text.starts_with('-') { -value } else { value };
-    Ok(Data::Number(value.into()))
-}
-
-fn looks_like_float(text: &str) -> bool {
-    let (mantissa, exponent) = match unsigned(text).split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (unsigned(text), None),
-    };
-    let digits = |part: &str| part.bytes().all(|b| b == b'_' || b.is_ascii_digit());
-    let exponent_fits = exponent.is_none_or(|exponent| {
-        exponent
-            .strip_prefix(['-', '+'])
-            .is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
-    });
-    let Some((whole, fraction)) = mantissa.split_once('.') else {
-        return false;
-    };
-    let first = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
-    exponent_fits
-        && digits(whole)
-        && digits(fraction)
-        && (first(whole) || whole.is_empty() && first(fraction))
-}
-
-fn float(value: Option<f64>, text: &str) -> Result<Data, String> {
-    value
-        .and_then(Number::from_f64)
-        .map(Data::Number)
-        .ok_or_else(|| format!("`{text}` is not a finite number"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -424,12 +338,16 @@ mod tests {
 
     use super::*;
 
+    fn read(text: &str) -> Result<Node, YamlError> {
+        parse("t.yaml", text, Repeated::Replaces)
+    }
+
     fn json_of(text: &str) -> Value {
-        parse("t.yaml", text).unwrap().to_json()
+        read(text).unwrap().to_json()
     }
 
     fn error_of(text: &str) -> String {
-        parse("t.yaml", text).unwrap_err().to_string()
+        read(text).unwrap_err().to_string()
     }
 
     #[test]
@@ -451,8 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_occurs_twice_takes_its_last_value() {
-        assert_eq!(json_of("a: 1\nb: 2\na: 3").to_string(), r#"{"a":3,"b":2}"#);
+    fn a_key_that_occurs_twice_takes_its_last_value_or_is_refused() {
+        let text = "a: 1\nb: 2\na: 3";
+        assert_eq!(json_of(text).to_string(), r#"{"a":3,"b":2}"#);
+        let error = parse("t.yaml", text, Repeated::Refused).unwrap_err();
+        assert_eq!(error.to_string(), "t.yaml:3:1: `a` occurs twice");
     }
 
     #[test]
@@ -486,24 +407,24 @@ mod tests {
     #[test]
     fn comments_are_skipped_wherever_they_stand() {
         let text = "# first\na: # after a key\n  # above\n  - 1 # after a value\n  # last\nb: 2\n";
-        let plain = parse("t", "a:\n  - 1\nb: 2\n").unwrap();
-        assert_eq!(parse("t", text).unwrap().to_json(), plain.to_json());
+        let plain = read("a:\n  - 1\nb: 2\n").unwrap();
+        assert_eq!(read(text).unwrap().to_json(), plain.to_json());
     }
 
     #[test]
     fn deep_nesting_and_cycles_are_refused() {
-        assert!(parse("t", &"[".repeat(100_000)).is_err());
-        assert!(parse("t", &"{a: ".repeat(5_000)).is_err());
+        assert!(read(&"[".repeat(100_000)).is_err());
+        assert!(read(&"{a: ".repeat(5_000)).is_err());
         let block: String = (0..5_000).map(|i| " ".repeat(i) + "a:\n").collect();
-        assert!(parse("t", &block).is_err());
-        assert!(parse("t", &"- ".repeat(50_000)).is_err());
+        assert!(read(&block).is_err());
+        assert!(read(&"- ".repeat(50_000)).is_err());
         assert!(error_of("a: &x [1, *x]").contains("itself"));
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "[\\-a-c:{}\\[\\]&*!|>'\"\\n #?,<0-9.~%@]{0,60}") {
-            let _ = parse("t", &text);
+            let _ = read(&text);
         }
     }
 }

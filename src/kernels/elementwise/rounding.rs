@@ -1,21 +1,23 @@
 //! Rounding after each operation.
 
-use super::Real;
-use crate::merge::dtype::FloatType;
+use super::{FloatType, Real};
 
 /// The grid that results are rounded to: the `R` of every formula in this room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rounding {
+pub enum Rounding {
     /// float32 and float64: arithmetic's own rounding.
     None,
+    /// bfloat16's.
     Bf16,
+    /// float16's.
     F16,
     /// float32, for what float64 tensors do in it.
     F32,
 }
 
 impl Rounding {
-    pub(crate) fn of(dtype: FloatType) -> Self {
+    /// The grid of a tensor's type.
+    pub fn of(dtype: FloatType) -> Self {
         match dtype {
             FloatType::Bf16 => Self::Bf16,
             FloatType::F16 => Self::F16,
@@ -24,7 +26,7 @@ impl Rounding {
     }
 
     /// The grid of random masks and of sums of magnitudes: bfloat16 for bfloat16, else float32.
-    pub(crate) fn of_masks(self) -> Self {
+    pub fn of_masks(self) -> Self {
         match self {
             Self::Bf16 => Self::Bf16,
             Self::None | Self::F16 | Self::F32 => Self::F32,
@@ -33,7 +35,7 @@ impl Rounding {
 
     /// `R(x)`.
     #[inline(always)]
-    pub(crate) fn one<F: Real>(self, x: F) -> F {
+    pub fn one<F: Real>(self, x: F) -> F {
         match self {
             Self::None => x,
             Self::Bf16 => x.to_bf16_grid(),
@@ -43,13 +45,13 @@ impl Rounding {
     }
 
     /// `R` of a number from the recipe.
-    pub(crate) fn scalar<F: Real>(self, x: f64) -> F {
+    pub fn scalar<F: Real>(self, x: f64) -> F {
         self.one(F::from_f64(x))
     }
 
     /// `out[i] = R(f(out[i]))`.
     #[inline(always)]
-    pub(crate) fn map<F: Real>(self, out: &mut [F], f: impl Fn(F) -> F) {
+    pub fn map<F: Real>(self, out: &mut [F], f: impl Fn(F) -> F) {
         match self {
             Self::None => out.iter_mut().for_each(|o| *o = f(*o)),
             Self::Bf16 => out.iter_mut().for_each(|o| *o = f(*o).to_bf16_grid()),
@@ -62,7 +64,7 @@ impl Rounding {
 
     /// `out[i] = R(f(out[i], a[i]))`.
     #[inline(always)]
-    pub(crate) fn zip<F: Real, A: Copy>(self, out: &mut [F], a: &[A], f: impl Fn(F, A) -> F) {
+    pub fn zip<F: Real, A: Copy>(self, out: &mut [F], a: &[A], f: impl Fn(F, A) -> F) {
         assert_eq!(out.len(), a.len(), "operands are of one block");
         let pairs = out.iter_mut().zip(a);
         match self {
@@ -75,7 +77,7 @@ impl Rounding {
 
     /// `out[i] = R(f(out[i], a[i], b[i]))`.
     #[inline(always)]
-    pub(crate) fn zip2<F: Real, A: Copy, B: Copy>(
+    pub fn zip2<F: Real, A: Copy, B: Copy>(
         self,
         out: &mut [F],
         a: &[A],
