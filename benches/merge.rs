@@ -56,8 +56,8 @@ fn checkpoint(folder: &Path, seed: u64) {
         let elements = shape.iter().product();
         let mut base = vec![0; elements];
         let mut own = vec![0; elements];
-        CounterRng::from_parts(&[0, index as u64]).fill(0, &mut base);
-        CounterRng::from_parts(&[seed, index as u64]).fill(0, &mut own);
+        CounterRng::from_parts(&[0, index as u64]).fill(0, 0, &mut base);
+        CounterRng::from_parts(&[seed, index as u64]).fill(0, 0, &mut own);
         let uniform = |bits: u32| f64::from(bits) / f64::from(u32::MAX) - 0.5;
         let values = base.iter().zip(&own).flat_map(|(base, own)| {
             half::bf16::from_f64(uniform(*base) * 0.1 + uniform(*own) * 0.01).to_le_bytes()

@@ -115,7 +115,7 @@ impl Architecture {
     }
 
     /// Whether the table has a tensor of this name (of any layer).
-    pub(crate) fn knows(&self, tensor: &str) -> bool {
+    pub(crate) fn knows(&self, tensor: &str, num_layers: usize) -> bool {
         if [EMBEDDING, FINAL_NORM, HEAD].contains(&tensor) {
             return true;
         }
@@ -123,7 +123,8 @@ impl Architecture {
         layer
             .and_then(|rest| rest.split_once('.'))
             .is_some_and(|(number, suffix)| {
-                number.bytes().all(|b| b.is_ascii_digit()) && self.layer.contains(&suffix)
+                number.parse().is_ok_and(|layer: usize| layer < num_layers)
+                    && self.layer.contains(&suffix)
             })
     }
 }
@@ -142,14 +143,14 @@ mod tests {
         for architecture in ARCHITECTURES {
             for (i, suffix) in architecture.layer.iter().enumerate() {
                 assert!(!architecture.layer[..i].contains(suffix), "{suffix}");
-                assert!(architecture.knows(&layer_tensor(31, suffix)));
+                assert!(architecture.knows(&layer_tensor(31, suffix), 32));
             }
-            assert!(!architecture.knows("model.layers.0.self_attn.rotary_emb.inv_freq"));
+            assert!(!architecture.knows("model.layers.0.self_attn.rotary_emb.inv_freq", 32));
         }
         assert!(
             !Architecture::by_name("LlamaForCausalLM")
                 .unwrap()
-                .knows("model.layers.0.self_attn.q_proj.bias")
+                .knows("model.layers.0.self_attn.q_proj.bias", 32)
         );
     }
 }

@@ -322,7 +322,7 @@ pub(crate) fn unknown_tensors(models: &Models) -> HashMap<usize, Vec<String>> {
         let names = model
             .checkpoint
             .tensor_names()
-            .filter(|name| !model.architecture.knows(name) && !is_derived(name))
+            .filter(|name| !model.architecture.knows(name, model.num_layers) && !is_derived(name))
             .map(str::to_owned);
         let names: Vec<String> = names.collect();
         if !names.is_empty() {

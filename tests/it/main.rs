@@ -20,6 +20,7 @@
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `llama_cpp`: llama.cpp itself, for the others to compare with.
 //! - `merge`: merges against the reference's, determinism, refusals.
+//! - `merge_process`: `micota merge` killed, started again, and its memory.
 //! - `model_gguf`: the same decoder from a folder and from GGUF.
 //! - `model_llama_cpp`: llama.cpp loads our files and says what our engine says.
 //! - `model_loading`: checkpoints that do not fit their configuration.
@@ -67,6 +68,7 @@ mod legacy_grading;
 #[cfg(feature = "ggml")]
 mod llama_cpp;
 mod merge;
+mod merge_process;
 mod model_gguf;
 #[cfg(feature = "ggml")]
 mod model_llama_cpp;

@@ -242,17 +242,20 @@ fn config_difference(case: &Path, out: &Path) -> Option<String> {
 
 /// A Qwen2 of 28 thin layers whose embedding spans several blocks, the same for the same seed.
 fn synthetic(folder: &Path, seed: u64) {
-    const HIDDEN: usize = 8;
-    const VOCABULARY: usize = 20_000;
+    synthetic_with(folder, seed, [28, 20_000, 8]);
+}
+
+/// As [`synthetic`], with a number of layers, of tokens, and a hidden size.
+fn synthetic_with(folder: &Path, seed: u64, [layers, vocabulary_size, hidden]: [usize; 3]) {
     std::fs::create_dir_all(folder).unwrap();
     let config = serde_json::json!({
-        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": HIDDEN,
-        "intermediate_size": 16, "num_hidden_layers": 28, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "vocab_size": VOCABULARY, "tie_word_embeddings": true,
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": hidden,
+        "intermediate_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "vocab_size": vocabulary_size, "tie_word_embeddings": true,
         "torch_dtype": "bfloat16",
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let vocabulary: serde_json::Map<String, Value> = (0..VOCABULARY - 7)
+    let vocabulary: serde_json::Map<String, Value> = (0..vocabulary_size - 7)
         .map(|id| (format!("t{id}"), id.into()))
         .collect();
     let tokenizer = serde_json::json!({
@@ -260,23 +263,26 @@ fn synthetic(folder: &Path, seed: u64) {
     });
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let mut shapes: Vec<(String, Vec<usize>)> = vec![
-        ("model.embed_tokens.weight".into(), vec![VOCABULARY, HIDDEN]),
-        ("model.norm.weight".into(), vec![HIDDEN]),
+        (
+            "model.embed_tokens.weight".into(),
+            vec![vocabulary_size, hidden],
+        ),
+        ("model.norm.weight".into(), vec![hidden]),
     ];
-    for layer in 0..28 {
+    for layer in 0..layers {
         let mut add = |suffix: &str, shape: &[usize]| {
             shapes.push((format!("model.layers.{layer}.{suffix}"), shape.to_vec()));
         };
-        add("input_layernorm.weight", &[HIDDEN]);
-        add("post_attention_layernorm.weight", &[HIDDEN]);
-        for (name, rows) in [("q", HIDDEN), ("k", 4), ("v", 4)] {
-            add(&format!("self_attn.{name}_proj.weight"), &[rows, HIDDEN]);
+        add("input_layernorm.weight", &[hidden]);
+        add("post_attention_layernorm.weight", &[hidden]);
+        for (name, rows) in [("q", hidden), ("k", 4), ("v", 4)] {
+            add(&format!("self_attn.{name}_proj.weight"), &[rows, hidden]);
             add(&format!("self_attn.{name}_proj.bias"), &[rows]);
         }
-        add("self_attn.o_proj.weight", &[HIDDEN, HIDDEN]);
-        add("mlp.gate_proj.weight", &[16, HIDDEN]);
-        add("mlp.up_proj.weight", &[16, HIDDEN]);
-        add("mlp.down_proj.weight", &[HIDDEN, 16]);
+        add("self_attn.o_proj.weight", &[hidden, hidden]);
+        add("mlp.gate_proj.weight", &[16, hidden]);
+        add("mlp.up_proj.weight", &[16, hidden]);
+        add("mlp.down_proj.weight", &[hidden, 16]);
     }
     let planned = shapes.iter().map(|(name, shape)| PlannedTensor {
         name: name.clone(),
@@ -367,6 +373,79 @@ fn shipped_recipes_run_and_threads_shards_and_reruns_change_nothing() {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(left.len(), 3, "{left:?}");
+    }
+}
+
+/// What each method needs in a recipe besides two models and, if it can use one, a base.
+const METHODS: [(&str, bool, &str); 20] = [
+    ("arcee_fusion", true, ""),
+    ("breadcrumbs", true, "density: 0.6, gamma: 0.02"),
+    ("breadcrumbs_ties", true, "density: 0.6, gamma: 0.02"),
+    ("dare_linear", true, "density: 0.4"),
+    ("dare_ties", true, "density: 0.4"),
+    ("della", true, "density: 0.4"),
+    ("della_linear", true, "density: 0.4"),
+    ("karcher", false, ""),
+    ("linear", false, ""),
+    ("model_stock", true, ""),
+    ("multislerp", true, ""),
+    ("nearswap", true, "t: 0.01"),
+    ("nuslerp", true, "nuslerp_flatten: false"),
+    ("passthrough", false, "scale: 0.7"),
+    ("ram", true, "epsilon: 0.01"),
+    ("ramplus_tl", true, "epsilon: 0.01"),
+    ("sce", true, "select_topk: 0.3"),
+    ("slerp", true, "t: 0.3"),
+    ("task_arithmetic", true, ""),
+    ("ties", true, "density: 0.4"),
+];
+
+#[test]
+fn every_method_gives_the_same_bytes_whatever_the_threads_and_the_shards() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    // Embeddings of several blocks, the last one shorter.
+    for (seed, name) in (1..).zip(["base", "a", "b"]) {
+        synthetic_with(&root.join(name), seed, [1, 2_100, 64]);
+    }
+    for (method, with_base, parameters) in METHODS {
+        let others = match method {
+            "passthrough" | "slerp" | "nearswap" | "arcee_fusion" => &["a"][..],
+            _ => &["a", "b"],
+        };
+        let mut recipe = format!("merge_method: {method}\nmodels:\n");
+        for other in others {
+            recipe += &format!("  - model: {}\n", root.join(other).display());
+        }
+        if with_base {
+            recipe += &format!("base_model: {}\n", root.join("base").display());
+        }
+        let weight = match method {
+            "linear" | "multislerp" | "nuslerp" => true,
+            _ => parameters.contains("density") || method == "task_arithmetic",
+        };
+        let weight = if weight { "weight: 0.4, " } else { "" };
+        recipe += &format!("parameters: {{{weight}{parameters}}}\n");
+        for dtype in ["bfloat16", "float32"] {
+            let recipe = format!("{recipe}dtype: {dtype}\n");
+            let run = |threads, shard_bytes| {
+                let options = MergeOptions {
+                    randomness: Randomness::Reference(7),
+                    shard_bytes,
+                    threads: Some(threads),
+                    ..options()
+                };
+                let out = root.join("out");
+                merge(&recipe, options, &out);
+                let files = safetensors_in(&out);
+                let bytes = files.values().map(|path| std::fs::read(path).unwrap());
+                (bytes.collect::<Vec<_>>(), tensors_in(&out))
+            };
+            let (bytes, tensors) = run(1, u64::MAX);
+            assert!(run(2, u64::MAX).0 == bytes, "{method} {dtype}: 2 threads");
+            assert!(run(2, u64::MAX).0 == bytes, "{method} {dtype}: again");
+            assert!(run(3, 40_000).1 == tensors, "{method} {dtype}: shards");
+        }
     }
 }
 
@@ -476,6 +555,116 @@ fn an_output_that_is_an_input_or_foreign_is_refused() {
     assert!(merge.write(&root.join("models"), &|_| ()).is_err());
     merge.write(&root.join("out"), &|_| ()).unwrap();
     merge.write(&root.join("out"), &|_| ()).unwrap();
+}
+
+/// A copy of a model's folder with the safetensors header's names changed (to ones of equal length).
+fn renamed(from: &Path, to: &Path, old: &str, new: &str) {
+    assert_eq!(old.len(), new.len());
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let at = bytes.windows(old.len()).position(|w| w == old.as_bytes());
+            let at = at.expect("the model has that tensor");
+            bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+        }
+        std::fs::write(to.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+}
+
+#[test]
+fn lenient_does_as_the_reference_where_that_harms() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let model = root.join("a");
+    synthetic_with(&model, 1, [2, 300, 64]);
+    let prepare = |text: &str, lenient: bool| {
+        let recipe = Recipe::parse(text, lenient).map_err(|e| e.to_string())?;
+        let options = MergeOptions {
+            lenient,
+            ..options()
+        };
+        let merge = Merge::prepare(&recipe, options).map_err(|e| e.to_string())?;
+        let warnings = merge.warnings.join("\n");
+        let out = root.join("out");
+        merge.write(&out, &|_| ()).unwrap();
+        Ok::<_, String>((warnings, tensors_in(&out)))
+    };
+    let recipe = |folder: &Path, more: &str| {
+        let folder = folder.display();
+        format!("merge_method: linear\nmodels: [{{model: {folder}}}]\n{more}")
+    };
+    let weight = "parameters: {weight: 1}";
+
+    // A mistyped parameter.
+    let mistyped = recipe(&model, "parameters: {weight: 1, normalise: false}");
+    let error = prepare(&mistyped, false).unwrap_err();
+    assert!(
+        error.contains("normalize") && error.contains("line 3"),
+        "{error}"
+    );
+    assert!(prepare(&mistyped, true).unwrap().0.contains("normalise"));
+
+    // A tensor that no table knows: dropped, and only that one.
+    let odd = root.join("odd");
+    let bias = "model.layers.1.self_attn.q_proj.bias";
+    let unknown = "model.layers.1.self_attn.q_proj.what";
+    renamed(&model, &odd, bias, unknown);
+    for lenient in [false, true] {
+        let error = prepare(&recipe(&odd, weight), lenient).unwrap_err();
+        // The tensor that is missing now is refused either way.
+        assert!(
+            error.contains(if lenient { bias } else { unknown }),
+            "{error}"
+        );
+    }
+    let deeper = root.join("deeper");
+    synthetic_with(&deeper, 1, [2, 300, 64]);
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(deeper.join("config.json")).unwrap()).unwrap();
+    config["num_hidden_layers"] = 1.into();
+    std::fs::write(deeper.join("config.json"), config.to_string()).unwrap();
+    let names: Vec<String> = prepare(&recipe(&model, weight), false)
+        .unwrap()
+        .1
+        .into_keys()
+        .collect();
+    match prepare(&recipe(&deeper, weight), false) {
+        Err(error) => assert!(error.contains("model.layers.1."), "{error}"),
+        Ok((_, tensors)) => panic!(
+            "dropped layers in silence: {} of {}",
+            tensors.len(),
+            names.len()
+        ),
+    }
+    let (warnings, tensors) = prepare(&recipe(&deeper, weight), true).unwrap();
+    assert!(warnings.contains("deeper"), "{warnings}");
+    let first_layer = |name: &&String| !name.contains(".layers.1.");
+    assert!(tensors.keys().eq(names.iter().filter(first_layer)));
+}
+
+#[test]
+fn lenient_leaves_the_tying_flag() {
+    let Some(golden) = golden() else { return };
+    let case = golden.join("merge/tied_and_untied_lm_head/config.yml");
+    let recipe = rooted(&std::fs::read_to_string(case).unwrap(), &golden);
+    for lenient in [false, true] {
+        let out = tempfile::tempdir().unwrap();
+        let out = out.path().join("out");
+        merge(
+            &recipe,
+            MergeOptions {
+                lenient,
+                ..options()
+            },
+            &out,
+        );
+        let config = std::fs::read(out.join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["tie_word_embeddings"], lenient);
+        assert!(tensors_in(&out).contains_key("lm_head.weight"));
+    }
 }
 
 #[test]

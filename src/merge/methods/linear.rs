@@ -3,7 +3,7 @@
 //!
 //! In float32 throughout, each term added by a fused multiply-add, rounded once at the end.
 
-use super::{BaseUse, MergeMethod, Parameter, Scope, bad_parameter, merge_in_either_arithmetic};
+use super::{BaseUse, MergeMethod, Parameter, Scope, check_weight_sum, merge_in_either_arithmetic};
 use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::error::MergeError;
 use crate::merge::tensor::{Tensor, Values};
@@ -43,19 +43,7 @@ impl MergeMethod for Linear {
         shared: &Values,
         inputs: &[&Values],
     ) -> Result<(), MergeError> {
-        let sum = inputs
-            .iter()
-            .map(|v| v.number("weight") as f32)
-            .sum::<f32>();
-        if shared.flag("normalize") && sum == 0.0 {
-            return Err(bad_parameter(
-                "weight",
-                0.0,
-                tensor,
-                "the weights add up to zero, and `normalize` divides by their sum",
-            ));
-        }
-        Ok(())
+        check_weight_sum("normalize", tensor, shared, inputs)
     }
 
     merge_in_either_arithmetic!();

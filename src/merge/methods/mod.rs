@@ -28,6 +28,7 @@ mod sphere;
 mod task_arithmetic;
 mod task_vectors;
 mod ties;
+mod towards;
 
 use super::dtype::FloatType;
 use super::error::MergeError;
@@ -41,7 +42,7 @@ const METHODS: &[&dyn MergeMethod] = &[
     &ties::TIES,
     &task_arithmetic::TASK_ARITHMETIC,
     &linear::Linear,
-    &slerp::Slerp,
+    &towards::Towards(slerp::Slerp),
     &passthrough::Passthrough,
     &nuslerp::NuSlerp,
     &model_stock::ModelStock,
@@ -53,7 +54,7 @@ const METHODS: &[&dyn MergeMethod] = &[
     &multislerp::MultiSlerp,
     &karcher::Karcher,
     &arcee_fusion::ArceeFusion,
-    &nearswap::NearSwap,
+    &towards::Towards(nearswap::NearSwap),
     &ram::RAM,
     &ram::RAM_PLUS,
 ];
@@ -203,6 +204,21 @@ macro_rules! merge_in_either_arithmetic {
     };
 }
 pub(crate) use merge_in_either_arithmetic;
+
+/// Refuses weights that add up to zero where `flag` has results divided by their sum.
+pub(crate) fn check_weight_sum(
+    flag: &'static str,
+    tensor: &str,
+    shared: &Values,
+    inputs: &[&Values],
+) -> Result<(), MergeError> {
+    let weights = inputs.iter().filter_map(|values| values.optional("weight"));
+    if shared.flag(flag) && weights.map(|weight| weight as f32).sum::<f32>() == 0.0 {
+        let problem = format!("the weights add up to zero, and `{flag}` divides by their sum");
+        return Err(bad_parameter("weight", 0.0, tensor, problem));
+    }
+    Ok(())
+}
 
 /// A value outside what a method can use.
 pub(crate) fn bad_parameter(

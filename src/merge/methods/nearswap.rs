@@ -1,10 +1,10 @@
 //! Pulls the base towards the other model where the two are near each other:
 //! `w·x + (1−w)·b` with `w = clamp(t / max(|x−b|, 1e-6), 0, 1)`.
 
-use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use super::towards::Way;
 use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::tensor::Tensor;
+use crate::merge::tensor::{Input, Tensor};
 
 /// The least distance.
 const LEAST: f64 = 1e-6;
@@ -12,38 +12,18 @@ const LEAST: f64 = 1e-6;
 /// See the module.
 pub(crate) struct NearSwap;
 
-impl MergeMethod for NearSwap {
-    fn name(&self) -> &'static str {
-        "nearswap"
-    }
+impl Way for NearSwap {
+    const NAME: &'static str = "nearswap";
+    const TITLE: &'static str = "NearSwap";
+    const REFERENCE: &'static str = "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001";
 
-    fn title(&self) -> &'static str {
-        "NearSwap"
-    }
-
-    fn reference(&self) -> Option<&'static str> {
-        Some("https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001")
-    }
-
-    fn base(&self) -> BaseUse {
-        BaseUse::Required
-    }
-
-    fn inputs(&self) -> InputCount {
-        InputCount::Exactly(2)
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        const { &[Parameter::required("t", Scope::Shared)] }
-    }
-
-    merge_in_either_arithmetic!();
-}
-
-impl NearSwap {
-    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
-        let other = tensor.others().next().expect("the plan gives two inputs");
-        let t = F::from_f32(tensor.shared.number("t") as f32);
+    fn run<F: Elementwise>(
+        &self,
+        tensor: &Tensor<'_, F>,
+        other: &Input<'_>,
+        t: f64,
+    ) -> Result<(), MergeError> {
+        let t = F::from_f64(t);
         let r = tensor.rounding;
         let least: F = r.scalar(LEAST);
         tensor.emit(

@@ -41,7 +41,7 @@ impl Passthrough {
             |(), start, out| {
                 tensor.read(input, start, out);
                 if let Some(scale) = scale {
-                    F::scale(tensor.isa, tensor.rounding, out, F::from_f32(scale as f32));
+                    F::scale(tensor.isa, tensor.rounding, out, F::from_f64(scale));
                 }
             },
         )

@@ -1,13 +1,13 @@
 //! RAM and RAM+ (reinforced agent merging, arXiv:2601.13572): an element that exactly one input
 //! has changed (`|d| > epsilon`) takes that input's delta, one that several have changed takes the
-//! mean of those deltas.
+//! mean of those deltas, each divided and rounded before they are added.
 //!
 //! RAM+ strengthens the deltas that only one input has by
 //! `1 + r·clamp(shared/unique, 0, alpha)`, counting, for that input, the changed elements that it
 //! shares with others and those that it alone has.
 
 use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
-use crate::kernels::elementwise::Elementwise;
+use crate::kernels::elementwise::{Elementwise, FloatType, Rounding};
 use crate::merge::error::MergeError;
 use crate::merge::tensor::Tensor;
 
@@ -61,12 +61,22 @@ impl MergeMethod for Ram {
         }
     }
 
+    fn result_dtype(&self, working: FloatType) -> FloatType {
+        if self.strengthens {
+            working.promoted(FloatType::F32)
+        } else {
+            working
+        }
+    }
+
     merge_in_either_arithmetic!();
 }
 
 impl Ram {
     fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
         let r = tensor.rounding;
+        // The strengths are float32 and make the sums so.
+        let last = if self.strengthens { Rounding::None } else { r };
         let strengths = self.strengths(tensor);
         let epsilon = epsilon(tensor);
         tensor.emit(
@@ -77,22 +87,15 @@ impl Ram {
                 for (delta, strength) in changes.deltas.iter().zip(&strengths) {
                     let changed = out.iter_mut().zip(delta).zip(&changes.counts);
                     for ((out, delta), count) in changed.filter(|((_, d), _)| d.abs() > epsilon) {
-                        let alone = *count == 1;
-                        *out = *out
-                            + if alone {
-                                r.one(*delta * *strength)
-                            } else {
-                                *delta
-                            };
+                        let share = match count {
+                            1 => *delta * *strength,
+                            count => r.one(*delta / F::from_f64(f64::from(*count))),
+                        };
+                        *out = *out + share;
                     }
                 }
-                let rows = out.iter_mut().zip(&changes.base).zip(&changes.counts);
-                for ((out, base), count) in rows {
-                    if *count > 1 {
-                        *out = r.one(r.one(*out) / F::from_f32(*count as f32));
-                    }
-                    *out = r.one(*base + *out);
-                }
+                F::round(tensor.isa, last, out);
+                F::accumulate(tensor.isa, last, out, &changes.base);
             },
         )
     }
@@ -124,7 +127,7 @@ impl Ram {
             let shared: u64 = blocks.iter().map(|tally| tally[input].0).sum();
             let unique: u64 = blocks.iter().map(|tally| tally[input].1).sum();
             let overlap = shared as f64 / unique.max(1) as f64;
-            F::from_f64(1.0 + r * overlap.clamp(0.0, alpha.max(0.0)))
+            F::from_f32((1.0 + r * overlap.clamp(0.0, alpha.max(0.0))) as f32)
         };
         (0..inputs).map(strength).collect()
     }

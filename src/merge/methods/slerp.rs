@@ -4,10 +4,10 @@
 //!
 //! In float32 throughout, rounded once at the end.
 
-use super::{BaseUse, InputCount, MergeMethod, Parameter, Scope, merge_in_either_arithmetic};
+use super::towards::Way;
 use crate::kernels::elementwise::Elementwise;
 use crate::merge::error::MergeError;
-use crate::merge::tensor::Tensor;
+use crate::merge::tensor::{Input, Tensor};
 
 /// Cosine beyond which two tensors count as parallel.
 const PARALLEL: f64 = 0.9995;
@@ -17,38 +17,18 @@ const NO_NORM: f64 = 1e-8;
 /// See the module.
 pub(crate) struct Slerp;
 
-impl MergeMethod for Slerp {
-    fn name(&self) -> &'static str {
-        "slerp"
-    }
+impl Way for Slerp {
+    const NAME: &'static str = "slerp";
+    const TITLE: &'static str = "SLERP";
+    const REFERENCE: &'static str = "https://en.wikipedia.org/wiki/Slerp";
 
-    fn title(&self) -> &'static str {
-        "SLERP"
-    }
-
-    fn reference(&self) -> Option<&'static str> {
-        Some("https://en.wikipedia.org/wiki/Slerp")
-    }
-
-    fn base(&self) -> BaseUse {
-        BaseUse::Required
-    }
-
-    fn inputs(&self) -> InputCount {
-        InputCount::Exactly(2)
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        const { &[Parameter::required("t", Scope::Shared)] }
-    }
-
-    merge_in_either_arithmetic!();
-}
-
-impl Slerp {
-    fn run<F: Elementwise>(&self, tensor: &Tensor<'_, F>) -> Result<(), MergeError> {
-        let other = tensor.others().next().expect("the plan gives two inputs");
-        let (a_weight, b_weight) = coefficients(tensor);
+    fn run<F: Elementwise>(
+        &self,
+        tensor: &Tensor<'_, F>,
+        other: &Input<'_>,
+        t: f64,
+    ) -> Result<(), MergeError> {
+        let (a_weight, b_weight) = coefficients(tensor, other, t);
         let (a_weight, b_weight) = (F::from_f64(a_weight), F::from_f64(b_weight));
         tensor.emit(
             |_| Vec::new(),
@@ -62,12 +42,10 @@ impl Slerp {
 }
 
 /// What the base and the other model are multiplied by.
-fn coefficients<F: Elementwise>(tensor: &Tensor<'_, F>) -> (f64, f64) {
-    let t = tensor.shared.number("t");
+fn coefficients<F: Elementwise>(tensor: &Tensor<'_, F>, other: &Input<'_>, t: f64) -> (f64, f64) {
     if t == 0.0 || t == 1.0 {
         return (1.0 - t, t);
     }
-    let other = tensor.others().next().expect("the plan gives two inputs");
     let sums = tensor.reduce(|block| {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         let mut sums = [0.0; 3];

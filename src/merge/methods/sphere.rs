@@ -25,13 +25,21 @@ impl<'t, 'a, F: Elementwise> Vectors<'t, 'a, F> {
         }
     }
 
+    pub(super) fn tensor(&self) -> &'t Tensor<'a, F> {
+        self.tensor
+    }
+
+    pub(super) fn norms(&self) -> Vec<f64> {
+        let products = self.products();
+        (0..self.len()).map(|i| products.norm(i)).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.inputs.len()
     }
 
     /// Reads the vectors' elements from `start` on; the base, or zeros, go to `base`.
-    #[inline(always)]
-    fn read(&self, start: usize, len: usize, base: &mut Vec<F>, vectors: &mut [Vec<F>]) {
+    pub(super) fn read(&self, start: usize, len: usize, base: &mut Vec<F>, vectors: &mut [Vec<F>]) {
         base.resize(len, F::ZERO);
         let Some(index) = self.tensor.base else {
             for (input, vector) in self.inputs.iter().zip(vectors) {

@@ -212,7 +212,7 @@ impl TaskVectors {
                 }
             }
             if lambda != 1.0 {
-                F::scale(isa, r, mix, F::from_f32(lambda as f32));
+                F::scale(isa, r, mix, F::from_f64(lambda));
             }
             out.copy_from_slice(base);
             F::accumulate(isa, r, out, mix);

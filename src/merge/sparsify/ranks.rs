@@ -60,7 +60,7 @@ impl Chances {
             .iter()
             .fold(0, |bits, (key, _)| bits | (key ^ self.keys[0].0));
         let mut shift = 0;
-        while differing >> shift != 0 {
+        while shift < u64::BITS && differing >> shift != 0 {
             if (differing >> shift) & ((1 << DIGIT_BITS) - 1) != 0 {
                 self.sort_by_digit(shift);
             }
@@ -100,6 +100,15 @@ mod tests {
         chances.sort(&row);
         let order: Vec<u32> = chances.keys.iter().map(|(_, index)| *index).collect();
         assert_eq!(order, [3, 5, 0, 2, 4, 1]);
+    }
+
+    #[test]
+    fn wide_magnitudes_are_sorted_by_all_their_bits() {
+        let row = [1e300_f64, -1.0, f64::MAX, 5e-324];
+        let mut chances = Chances::new(Rounding::None, 0.5, 0.1, row.len());
+        chances.sort(&row);
+        let order: Vec<u32> = chances.keys.iter().map(|(_, index)| *index).collect();
+        assert_eq!(order, [3, 1, 0, 2]);
     }
 
     #[test]
