@@ -29,7 +29,17 @@ fn pairs_that_mean_the_same() {
         ("4 2/3", r"\frac{14}{3}"),
         (r"4\frac23", r"\frac{14}{3}"),
         ("-1 1/2", "-1.5"),
+        ("0.09e2", "9"),
+        ("0.333...", "1/3"),
+        (r"0.\dot{3}", "1/3"),
+        ("0.(3)", "1/3"),
+        (r"1.2727\ldots", "14/11"),
+        ("twelve", "12"),
+        ("twenty-one", "21"),
+        (r"\text{three hundred and five}", "305"),
+        ("**42**", "42"),
         // fractions, roots, powers
+        ("3√13", r"3\sqrt{13}"),
         (r"\dfrac{3}{-6}", "-1/2"),
         (r"\cfrac{\frac12}{3}", "1/6"),
         (r"{10 \over 4}", "2.5"),
@@ -65,6 +75,15 @@ fn pairs_that_mean_the_same() {
         (r"\arctan 1", r"\pi/4"),
         ("12pi", r"12\pi"),
         ("e^{i\\pi}", "-1"),
+        (r"\sin^{-1}(1/2)", r"30^\circ"),
+        (r"\cos 36^\circ", r"\frac{1+\sqrt 5}{4}"),
+        (r"\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5}", "1"),
+        (r"4\arctan\frac15-\arctan\frac1{239}", r"\frac{\pi}{4}"),
+        (r"(1/2)!", r"\frac{\sqrt{\pi}}{2}"),
+        (
+            r"\left\lfloor\frac{n+1}{3}\right\rfloor",
+            r"\lceil\frac{n-1}{3}\rceil",
+        ),
         // algebra
         ("(x+1)^2", "x^2+2x+1"),
         ("2^{2n}", "4^n"),
@@ -89,6 +108,9 @@ fn pairs_that_mean_the_same() {
         (r"22 \pmod{1000}", "22"),
         ("7 is the answer", "7"),
         (r"96 \quad \text{(as required)}", "96"),
+        (r"10\text{ cm}^2", "10 square cm"),
+        ("60 mph", "60 miles per hour"),
+        ("€5", r"\$5"),
         // wrappers
         (r"\textbf{(C)}\ 8", "8"),
         ("(C) 8", r"\text{(C)}"),
@@ -122,6 +144,10 @@ fn pairs_that_mean_the_same() {
         (r"x<1 \text{ or } x>3", r"(-\infty,1)\cup(3,\infty)"),
         (r"(3,\infty)\cup(-\infty,1)", r"(-\infty,1)\cup(3,\infty)"),
         (r"\mathbb{R}", "all real numbers"),
+        (r"\{x \mid x>2\}", r"(2,\infty)"),
+        (r"\{x : x>2\}", r"(2,\infty)"),
+        (r"x \ne 1", r"(-\infty,1)\cup(1,\infty)"),
+        (r"\mathbb{R}\setminus\{0\}", r"x\neq 0"),
         (r"\emptyset", "no solution"),
         ("x=1, x=2", "1,2"),
         // matrices, bases, text
@@ -129,7 +155,17 @@ fn pairs_that_mean_the_same() {
             r"\begin{pmatrix} 1/2 \\ 3 \end{pmatrix}",
             r"\begin{bmatrix} 0.5 \\ 3 \end{bmatrix}",
         ),
+        (
+            r"[[1,2],[3,4]]",
+            r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+        ),
         ("204_5", "204_{5}"),
+        ("(1011)_2", "1011_{two}"),
+        ("Yes", r"\text{yes.}"),
+        ("a hyperbola", r"\text{hyperbola}"),
+        ("infinitely many", r"\infty"),
+        (r"\boxed{t(0,4]}", "$t(0,4]$"),
+        (r"m_{\max}=5", r"m_{\max }=5"),
         (r"\text{Evelyn}", "evelyn"),
         (r"\infty", "infinity"),
     ];
@@ -195,6 +231,22 @@ fn pairs_that_differ() {
         (r"\lfloor x \rfloor", "x"),
         (r"\lfloor n/2 \rfloor", r"\lceil n/2 \rceil"),
         ("n!", "(n+1)!"),
+        ("9.09e2", "9"),
+        (">9", "9"),
+        (r"\ge 9", "9"),
+        ("(B) and (C)", "B"),
+        (r"\$5", "5 cents"),
+        (r"10\text{ cm}^2", r"10\text{ cm}^3"),
+        ("(1,234)", "(1234)"),
+        ("1:2:3", "1:3:2"),
+        ("x=1, y=2", "x=2, y=1"),
+        (r"\angle B_1=90, \angle C=60", r"\angle B_3=90, \angle C=60"),
+        (
+            r"\lfloor\frac{2n-1}{5}\rfloor",
+            r"\lfloor\frac{2n-2}{5}\rfloor",
+        ),
+        ("a hyperbola", "a parabola"),
+        ("3.14159...", r"\pi"),
         ("", "5"),
         ("?", "5"),
     ];
@@ -203,6 +255,37 @@ fn pairs_that_differ() {
         .flat_map(|(a, b)| [(a, b), (b, a)])
         .map(|(a, b)| (a, b, outcome(a, b)))
         .filter(|(.., outcome)| outcome.is_correct())
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn near_equal_values_differ() {
+    let pairs = [
+        (r"e^{\pi\sqrt{163}}", "262537412640768744"),
+        (r"e^{\pi\sqrt{58}}", "24591257752"),
+        (r"(e^{\pi\sqrt{163}}-744)^{1/3}", "640320"),
+        (r"\frac{\ln 262537412640768744}{\pi}", r"\sqrt{163}"),
+        (r"\sqrt2+\sqrt3", "3.1462643699419723423"),
+        (
+            r"\sin 1",
+            "0.84147098480789650665250232163029899962256306079837",
+        ),
+        (r"\ln(1+10^{-20})", "10^{-20}"),
+        (r"\cos(10^{-12})", "1"),
+        (r"\sqrt{1000000000001}-1000000", r"5\cdot10^{-7}"),
+        (r"\sin x+10^{-40}", r"\sin x"),
+        (r"e^{x}+\frac{1}{10^{60}}", "e^x"),
+        (r"\arctan(10^{50})", r"\frac{\pi}{2}"),
+        (r"\tanh 50", "1"),
+        (r"22\pi^4", "2143"),
+        (r"\sin(10^{20}\pi+10^{-20})", "0"),
+    ];
+    let wrong: Vec<_> = pairs
+        .iter()
+        .flat_map(|(a, b)| [(a, b), (b, a)])
+        .map(|(a, b)| (a, b, outcome(a, b)))
+        .filter(|(.., outcome)| *outcome != Outcome::Different(super::Difference::Value))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -8,8 +8,17 @@ pub(super) fn fold(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
         match c {
+            // The sign covers the whole number after it.
+            '√' if chars.peek().is_some_and(char::is_ascii_digit) => {
+                out.push_str(r"\sqrt{");
+                while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+                    out.push(digit);
+                }
+                out.push('}');
+            }
             '\u{ff01}'..='\u{ff5e}' => {
                 // Full-width forms are ASCII shifted by a constant.
                 out.extend(char::from_u32(c as u32 - 0xfee0));

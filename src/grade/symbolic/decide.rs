@@ -11,6 +11,7 @@ use super::algebra::{Algebra, NoForm};
 use super::expr::{Answer, Constant, Expr, Function, Marks, Relation, SetOperation};
 use super::limits::{MAX_STEPS, MAX_UNORDERED, WRITTEN_OUT_DECIMALS};
 use super::numeric;
+use super::terms::reals;
 
 /// How two answers were found equal, from the strongest to the weakest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +56,8 @@ pub(super) struct OutOfSteps;
 #[derive(Default)]
 pub(super) struct Comparison {
     steps: usize,
+    /// Inside of a list, where `x=1, y=2` and `x=2, y=1` differ.
+    names_matter: bool,
 }
 
 type Outcome = Result<Decision, OutOfSteps>;
@@ -95,6 +98,10 @@ impl Comparison {
             (Answer::BaseN(..), _) | (_, Answer::BaseN(..)) => Ok(same_base(answer, gold)),
             (Answer::Sets(..), _) | (_, Answer::Sets(..)) => self.same_sets(answer, gold),
             (Answer::Matrix(a), Answer::Matrix(b)) => self.same_matrix(a, b),
+            (Answer::Matrix(a), other) | (other, Answer::Matrix(a)) if rows(other).is_some() => {
+                let b = rows(other).unwrap_or_default();
+                self.same_matrix(a, &b)
+            }
             _ => self.same_collection(answer, gold),
         }
     }
@@ -160,6 +167,14 @@ impl Comparison {
         if gold.len() > MAX_UNORDERED {
             return self.in_order(answer, gold);
         }
+        let outer = std::mem::replace(&mut self.names_matter, gold.len() > 1);
+        let decision = self.matched(answer, gold);
+        self.names_matter = outer;
+        decision
+    }
+
+    /// Finds a partner for every element.
+    fn matched(&mut self, answer: &[Answer], gold: &[Answer]) -> Outcome {
         let mut taken = vec![false; gold.len()];
         let mut weakest = Equality::Structure;
         for (index, item) in answer.iter().enumerate() {
@@ -243,6 +258,7 @@ impl Comparison {
         if let ([.., label, value], [gold_label, gold_value]) = (answer, gold)
             && is_label(label)
             && is_label(gold_label)
+            && (label == gold_label || !self.names_matter)
         {
             let value = rename_argument(value, label, gold_label);
             if let Ok(equality) = self.same(&value, gold_value)? {
@@ -280,7 +296,10 @@ impl Comparison {
 
     fn same_value(&mut self, a: &Expr, marks: &Marks, b: &Expr, others: &Marks) -> Outcome {
         let both_have_units = !marks.units.is_empty() && !others.units.is_empty();
-        if both_have_units && marks.units != others.units {
+        let both_have_powers = !marks.unit_powers.is_empty() && !others.unit_powers.is_empty();
+        if (both_have_units && marks.units != others.units)
+            || (both_have_powers && marks.unit_powers != others.unit_powers)
+        {
             return Ok(Err(Difference::Unit));
         }
         let decision = self.same_expr(a, b)?;
@@ -297,10 +316,10 @@ impl Comparison {
         }
         // 30 degrees are pi/6.
         let radians = |expr: &Expr| Expr::Apply(Function::Degrees, vec![expr.clone()]);
-        if marks.degrees && !others.degrees && has_pi(b) {
+        if marks.degrees && !others.degrees && is_angle(b) {
             return self.same_expr(&radians(a), b);
         }
-        if others.degrees && !marks.degrees && has_pi(a) {
+        if others.degrees && !marks.degrees && is_angle(a) {
             return self.same_expr(a, &radians(b));
         }
         Ok(decision)
@@ -345,13 +364,36 @@ impl Comparison {
     }
 }
 
+/// The rows of a matrix in square brackets: `[[1, 2], [3, 4]]`.
+fn rows(answer: &Answer) -> Option<Vec<Vec<Answer>>> {
+    let row = |answer: &Answer| match answer {
+        Answer::Bracketed {
+            open: '[',
+            close: ']',
+            items,
+        } => Some(items.clone()),
+        _ => None,
+    };
+    row(answer)?.iter().map(row).collect()
+}
+
 fn is_letter(answer: &Answer, letter: &str) -> bool {
     matches!(answer, Answer::Value(Expr::Variable(name), _) if name == letter)
 }
 
-fn has_pi(expr: &Expr) -> bool {
+/// Whether an expression looks like an angle in radians: it has pi or an inverse function in it.
+fn is_angle(expr: &Expr) -> bool {
     let mut found = false;
-    expr.walk(&mut |node| found |= *node == Expr::Constant(Constant::Pi));
+    expr.walk(&mut |node| {
+        found |= match node {
+            Expr::Constant(Constant::Pi) => true,
+            Expr::Apply(function, _) => matches!(
+                function,
+                Function::Arcsin | Function::Arccos | Function::Arctan
+            ),
+            _ => false,
+        }
+    });
     found
 }
 
@@ -500,10 +542,22 @@ fn as_set(answer: &Answer) -> Answer {
     {
         return union;
     }
+    let infinity = || Expr::Constant(Constant::Infinity);
+    if let Some(hole) = hole(answer) {
+        let end = |low: Answer, high: Answer| Answer::Bracketed {
+            open: '(',
+            close: ')',
+            items: vec![low, high],
+        };
+        let ends = [
+            end(Answer::value(infinity().negated()), hole.clone()),
+            end(hole.clone(), Answer::value(infinity())),
+        ];
+        return Answer::Sets(SetOperation::Union, ends.to_vec());
+    }
     let Some((sides, strict)) = ascending(answer) else {
         return answer.clone();
     };
-    let infinity = || Expr::Constant(Constant::Infinity);
     let bracket = |strict: bool, open: char, closed: char| if strict { open } else { closed };
     let interval = |low: Answer, open: char, high: Answer, close: char| Answer::Bracketed {
         open,
@@ -530,6 +584,22 @@ fn as_set(answer: &Answer) -> Answer {
             ')',
         ),
         _ => answer.clone(),
+    }
+}
+
+/// The one number that is left out: `x \ne 1`, `\mathbb{R} \setminus \{1\}`.
+fn hole(answer: &Answer) -> Option<&Answer> {
+    match answer {
+        Answer::Chain(sides, relations) if relations[..] == [Relation::NotEqual] => {
+            is_label(&sides[0]).then_some(&sides[1])
+        }
+        Answer::Sets(SetOperation::Difference, sets) => match sets.as_slice() {
+            [all, Answer::Set(left_out)] if *all == reals() && left_out.len() == 1 => {
+                left_out.first()
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 

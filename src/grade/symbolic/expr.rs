@@ -67,6 +67,8 @@ pub(super) struct Marks {
     pub(super) degrees: bool,
     /// Canonical units, in order.
     pub(super) units: Vec<&'static str>,
+    /// Powers of units where they are written: 2 for `cm^2` and `square cm`.
+    pub(super) unit_powers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -305,6 +305,7 @@ pub(super) fn tokens(text: &str, commas: Commas) -> Result<Vec<Lexeme>, Unreadab
         spaced: false,
         commas,
         depth: 0,
+        brackets: 0,
     };
     lexer.run(text, None)?;
     Ok(lexer.out)
@@ -315,12 +316,21 @@ struct Lexer {
     spaced: bool,
     commas: Commas,
     depth: usize,
+    /// Open brackets: a comma in there separates elements.
+    brackets: usize,
 }
 
 impl Lexer {
     fn push(&mut self, token: Token) -> Result<(), Unreadable> {
         if self.out.len() >= MAX_TOKENS {
             return Err(Unreadable::TooManyTokens);
+        }
+        match token {
+            Token::Symbol('(' | '[') | Token::SetOpen => self.brackets += 1,
+            Token::Symbol(')' | ']') | Token::SetClose => {
+                self.brackets = self.brackets.saturating_sub(1);
+            }
+            _ => {}
         }
         let spaced = std::mem::take(&mut self.spaced);
         self.out.push(Lexeme { token, spaced });
@@ -366,12 +376,21 @@ impl Lexer {
         let mut digits = String::new();
         let mut rest = take_digits(text, &mut digits);
         if (1..=3).contains(&digits.len()) && !digits.starts_with('0') {
-            while let Some(after) = group_separator(rest, self.commas) {
+            let commas = match self.brackets {
+                0 => self.commas,
+                _ => Commas::Separate,
+            };
+            while let Some(after) = group_separator(rest, commas) {
                 digits.push_str(&after[..3]);
                 rest = &after[3..];
             }
         }
         let fraction = rest.strip_prefix('.').or_else(|| rest.strip_prefix("{.}"));
+        // `0.(3)` is the repeating decimal; `0.1(6)` may be a product.
+        if let Some((period, after)) = fraction.and_then(|text| bracketed_digits(text)) {
+            self.push(Token::Repeating(digits + ".", period.to_owned()))?;
+            return Ok(after);
+        }
         let opens =
             |text: &&str| text.starts_with(|c: char| c.is_ascii_digit()) || is_repetend(text);
         if let Some(fraction) = fraction.filter(opens) {
@@ -391,6 +410,10 @@ impl Lexer {
         }
         if let Some((repetend, after)) = take_repetend(rest).filter(|_| digits.contains('.')) {
             self.push(Token::Repeating(digits, repetend.to_owned()))?;
+            return Ok(after);
+        }
+        if let Some((head, period, after)) = written_repeating(&digits, rest) {
+            self.push(Token::Repeating(head, period))?;
             return Ok(after);
         }
         if let Some((exponent, after)) = take_exponent(rest) {
@@ -421,12 +444,18 @@ impl Lexer {
                             || words::unit(run).is_some()
                             || words::introduces(&lower)
                             || words::qualifies(&lower)
-                            || words::is_filler(&lower)))
+                            || words::is_filler(&lower)
+                            || words::is_short_answer(&lower)))
             }
         };
         if word {
             self.push(Token::Word(run.to_owned()))?;
-            return Ok(rest);
+            // The hyphen of `twenty-one` is no minus sign.
+            let joined = rest.strip_prefix('-').filter(|after| {
+                let tens = words::small_number(&lower).is_some_and(|n| n >= 20);
+                tens && after.starts_with(|c: char| c.is_alphabetic())
+            });
+            return Ok(joined.unwrap_or(rest));
         }
         for letter in run.chars() {
             self.push(Token::Letter(letter))?;
@@ -592,16 +621,41 @@ fn group_separator(text: &str, commas: Commas) -> Option<&str> {
     three_digits(after).then_some(after)
 }
 
-const REPETEND: &str = r"\overline{";
+const REPETENDS: &[(&str, char)] = &[(r"\overline{", '}'), (r"\bar{", '}'), (r"\dot{", '}')];
 
 fn is_repetend(text: &str) -> bool {
     take_repetend(text).is_some()
 }
 
 fn take_repetend(text: &str) -> Option<(&str, &str)> {
-    let (digits, after) = text.strip_prefix(REPETEND)?.split_once('}')?;
+    let (digits, after) = REPETENDS
+        .iter()
+        .find_map(|(open, close)| text.strip_prefix(open)?.split_once(*close))?;
     let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     (decimal && digits.len() <= MAX_LITERAL_DIGITS).then_some((digits, after))
+}
+
+/// The digits of a bracket that opens `text` and holds nothing else.
+fn bracketed_digits(text: &str) -> Option<(&str, &str)> {
+    let (digits, after) = text.strip_prefix('(')?.split_once(')')?;
+    let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    (decimal && digits.len() <= MAX_LITERAL_DIGITS).then_some((digits, after))
+}
+
+/// `0.333...`: a decimal that goes on as it ends, with its period. What goes on must have been seen
+/// twice, a single digit three times.
+fn written_repeating<'t>(digits: &str, rest: &'t str) -> Option<(String, String, &'t str)> {
+    let after = ["...", r"\ldots", r"\dots", r"\cdots", "\u{2026}"]
+        .iter()
+        .find_map(|dots| rest.trim_start().strip_prefix(dots))?;
+    let (whole, decimals) = digits.split_once('.')?;
+    let period = (1..=decimals.len() / 2).find(|&period| {
+        let (start, end) = decimals.split_at(decimals.len() - period);
+        let seen = if period == 1 { 2 } else { 1 };
+        start.len() >= seen * period && start.ends_with(&end.repeat(seen))
+    })?;
+    let (head, tail) = decimals.split_at(decimals.len() - period);
+    Some((format!("{whole}.{head}"), tail.to_owned(), after))
 }
 
 /// A decimal exponent directly after the digits: `9e0`, `1.5E-3`.

@@ -37,8 +37,25 @@ pub(super) const TAIL_BYTES: usize = 65_536;
 
 /// Pseudo-random points at which two expressions with variables are compared.
 pub(super) const SAMPLE_POINTS: u64 = 12;
+/// Points where variables are whole numbers: a prime, so that each takes all values from 1 to it.
+pub(super) const INTEGER_POINTS: u64 = 41;
 /// Points at which both sides must have a value before agreement means equality.
 pub(super) const MIN_AGREEING_POINTS: usize = 4;
+/// Bits with which every point is tried: most differences show at once.
+pub(super) const FEW_BITS: u64 = 96;
+/// Bits with which agreement is confirmed, 154 decimal places: near-equal constants such as
+/// e^(pi sqrt 163) and its nearest integer part after thirty.
+pub(super) const MANY_BITS: u64 = 512;
+/// Points at which agreement is confirmed with many bits.
+pub(super) const SHARP_POINTS: usize = 2;
+/// Bits of agreement that count as such: wider bounds decide nothing.
+pub(super) const KNOWN_BITS: u64 = 64;
+/// Steps of the decision that one function or power counts for, at one point.
+pub(super) const STEPS_PER_FUNCTION: usize = 48;
+/// The largest degree of a root that is taken directly, not by way of logarithms.
+pub(super) const MAX_ROOT: u32 = 16;
+/// The largest whole power that is multiplied out at a point.
+pub(super) const MAX_POWER: u32 = 1 << 20;
 
 /// Decimals from which a decimal fraction stands for the repeating one that it is the beginning of:
 /// 2.16666666 for 13/6. Fewer are a rounded value, which only equals itself.

@@ -11,6 +11,7 @@ mod candidates;
 mod cases;
 mod clean;
 mod decide;
+mod enclosure;
 mod expr;
 mod lexer;
 mod limits;
@@ -183,7 +184,7 @@ fn readings(text: &str) -> Result<Vec<Answer>, Unreadable> {
     if text.len() > MAX_ANSWER_BYTES {
         return Err(Unreadable::TooManyTokens);
     }
-    let folded = clean::fold(text);
+    let folded = clean::fold(unemphasised(text));
     let mut found = Vec::new();
     let first = parser::parse(&folded, Commas::Group);
     let error = first.map(|answer| found.push(answer)).err();
@@ -199,6 +200,18 @@ fn readings(text: &str) -> Result<Vec<Answer>, Unreadable> {
     }
 }
 
+/// A text without the stars of Markdown around it.
+fn unemphasised(text: &str) -> &str {
+    let text = text.trim();
+    match text
+        .strip_prefix("**")
+        .and_then(|text| text.strip_suffix("**"))
+    {
+        Some(inside) if !inside.contains('*') => inside,
+        _ => text,
+    }
+}
+
 /// A text that is the same for answers that are spelled differently but read the same, for counting
 /// votes among answers. Answers that only a computation shows to be equal keep different keys.
 pub fn vote_key(answer: &str) -> String {
@@ -208,11 +221,31 @@ pub fn vote_key(answer: &str) -> String {
     }
 }
 
+/// Layout that two spellings of one unreadable text may differ in.
+const LAYOUT: [&str; 10] = [
+    r"\displaystyle",
+    r"\left",
+    r"\right",
+    r"\(",
+    r"\)",
+    r"\[",
+    r"\]",
+    r"\,",
+    r"\!",
+    r"\;",
+];
+
 /// Where one side cannot be read, only the very same text is equal.
 fn by_text(answer: &str, gold: &str, unreadable: Unreadable, gold_is_bad: bool) -> Outcome {
     let bare = |text: &str| -> String {
-        let folded = clean::fold(text);
-        folded
+        let mut folded = clean::fold(text).into_owned();
+        for layout in LAYOUT {
+            folded = folded.replace(layout, "");
+        }
+        let boxed = folded.trim().strip_prefix(r"\boxed{");
+        let inside = boxed.and_then(|inside| inside.strip_suffix('}'));
+        inside
+            .unwrap_or(&folded)
             .chars()
             .filter(|c| !c.is_whitespace() && *c != '$')
             .collect()

@@ -1,83 +1,96 @@
-//! Evaluation in floating point with a bound on the error, at pseudo-random points.
+//! Evaluation at pseudo-random points, in enclosures of the value.
 //!
-//! Every operation carries a bound on its absolute error, so that two values are called different
-//! only when the bounds exclude equality, and equal only when the bounds are tight. Points are a
+//! Two values whose enclosures do not meet are different, beyond doubt. Two whose enclosures meet
+//! are called equal only where these are narrow: every point is tried with [`FEW_BITS`], the first
+//! ones again with [`MANY_BITS`], so that e^(pi sqrt 163) is not 262537412640768744. Points are a
 //! function of the variable's name and the point's number: the same verdict every time.
 
+use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::{Signed, ToPrimitive};
-use statrs::function::gamma::ln_gamma;
+use num_traits::Signed;
 
+use super::enclosure::{Elementary, Precision, Real};
 use super::expr::{Constant, Expr, Function};
-use super::limits::{MIN_AGREEING_POINTS, SAMPLE_POINTS};
+use super::limits::{
+    FEW_BITS, INTEGER_POINTS, KNOWN_BITS, MANY_BITS, MAX_FACTORIAL, MAX_POWER, MAX_ROOT,
+    MIN_AGREEING_POINTS, SAMPLE_POINTS, SHARP_POINTS, STEPS_PER_FUNCTION,
+};
 
-/// Relative error of one rounded operation, with room for a library function's last digits.
-const UNIT: f64 = 4.0 * f64::EPSILON;
-/// Relative error of the gamma function's approximation.
-const GAMMA_ERROR: f64 = 1e-11;
-/// Bounds wider than this, relative to the values, decide nothing.
-const MAX_RELATIVE_BOUND: f64 = 1e-8;
-/// Values below this are compared absolutely.
-const TINY: f64 = 1e-3;
-
-/// A complex number known up to an absolute error.
-#[derive(Clone, Copy, Debug)]
-struct Ball {
-    re: f64,
-    im: f64,
-    error: f64,
+/// A complex number between bounds.
+#[derive(Clone, Debug)]
+struct Complex {
+    re: Real,
+    im: Real,
 }
 
 /// Compares two expressions by value; `None` when too few points decide.
 pub(super) fn equal(a: &Expr, b: &Expr) -> Option<bool> {
-    let mut variables = a.variables();
-    variables.extend(b.variables());
+    let constant = a.variables().is_empty() && b.variables().is_empty();
     let integers = live_on_integers(a, b);
     let complex = has_imaginary_unit(a) || has_imaginary_unit(b);
-    let (points, enough) = match variables.is_empty() {
-        true => (1, 1),
-        false => (SAMPLE_POINTS, MIN_AGREEING_POINTS),
+    let (points, enough) = match (constant, integers) {
+        (true, _) => (1, 1),
+        (false, true) => (INTEGER_POINTS, MIN_AGREEING_POINTS),
+        (false, false) => (SAMPLE_POINTS, MIN_AGREEING_POINTS),
     };
     let mut agreeing = 0;
-    for point in 0..points {
-        let at = Point {
-            number: point,
-            integers,
-        };
-        let (Some(x), Some(y)) = (at.value(a), at.value(b)) else {
-            continue;
-        };
-        // Beyond the reals only one branch of a root or logarithm is taken.
-        let real = x.is_real() && y.is_real();
-        if !complex && !real {
-            continue;
+    let mut sharp = 0;
+    for number in 0..points {
+        let mut agrees = None;
+        for bits in [FEW_BITS, MANY_BITS] {
+            if bits == MANY_BITS && sharp == SHARP_POINTS {
+                break;
+            }
+            let at = Point {
+                number,
+                integers,
+                precision: Precision(bits),
+            };
+            let (Some(x), Some(y)) = (at.value(a), at.value(b)) else {
+                break;
+            };
+            // Beyond the reals only one branch of a root or logarithm is taken.
+            if !complex && !(x.is_real() && y.is_real()) {
+                break;
+            }
+            agrees = x.agrees(&y, at.precision);
+            if agrees == Some(false) {
+                return Some(false);
+            }
+            sharp += usize::from(bits == MANY_BITS && agrees.is_some());
         }
-        match x.agrees(&y) {
-            Some(true) => agreeing += 1,
-            Some(false) => return Some(false),
-            None => {}
-        }
+        agreeing += usize::from(agrees.is_some());
     }
-    (agreeing >= enough).then_some(true)
+    (agreeing >= enough && sharp > 0).then_some(true)
 }
 
 /// Whether `a / b` has the same value at every point: the two vanish together.
 pub(super) fn proportional(a: &Expr, b: &Expr) -> Option<bool> {
     let integers = live_on_integers(a, b);
-    let mut ratio: Option<Ball> = None;
+    let mut ratio: Option<Complex> = None;
     let mut agreeing = 0;
     for number in 0..SAMPLE_POINTS {
-        let at = Point { number, integers };
+        let at = Point {
+            number,
+            integers,
+            precision: Precision(MANY_BITS / 2),
+        };
         let (Some(x), Some(y)) = (at.value(a), at.value(b)) else {
             continue;
         };
-        let Some(next) = y.inverse().map(|inverse| x.times(inverse)) else {
+        let Some(next) = y
+            .inverse(at.precision)
+            .and_then(|inverse| x.times(&inverse, at.precision))
+        else {
             continue;
         };
-        if next.size() <= next.error {
+        if next.may_be_zero() {
             return Some(false);
         }
-        match ratio.map(|ratio| ratio.agrees(&next)) {
+        match ratio
+            .as_ref()
+            .map(|ratio| ratio.agrees(&next, at.precision))
+        {
             None => ratio = Some(next),
             Some(Some(true)) => agreeing += 1,
             Some(Some(false)) => return Some(false),
@@ -89,9 +102,19 @@ pub(super) fn proportional(a: &Expr, b: &Expr) -> Option<bool> {
 
 /// Steps that evaluating an expression at all points takes.
 pub(super) fn cost(expr: &Expr) -> usize {
-    let mut nodes = 0;
-    expr.walk(&mut |_| nodes += 1);
-    nodes * SAMPLE_POINTS as usize
+    let points = match expr.variables().is_empty() {
+        true => 1,
+        false => SAMPLE_POINTS as usize,
+    };
+    let mut steps = 0;
+    expr.walk(&mut |node| {
+        steps += match node {
+            Expr::Power(..) | Expr::Apply(..) => STEPS_PER_FUNCTION,
+            _ => 1,
+        }
+    });
+    // A sharp point costs as much as several others.
+    steps * (points + 4)
 }
 
 /// Whether the variables of two expressions are whole numbers by what is done with them: factorials,
@@ -124,11 +147,13 @@ fn has_imaginary_unit(expr: &Expr) -> bool {
 struct Point {
     number: u64,
     integers: bool,
+    precision: Precision,
 }
 
 impl Point {
-    fn variable(&self, name: &str) -> f64 {
-        let mut state = 0xcbf2_9ce4_8422_2325_u64 ^ self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn variable(&self, name: &str) -> BigRational {
+        let number = if self.integers { 0 } else { self.number };
+        let mut state = 0xcbf2_9ce4_8422_2325_u64 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for byte in name.bytes() {
             state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -137,10 +162,13 @@ impl Point {
         state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         state ^= state >> 31;
         if self.integers {
-            return (2 + state % 29) as f64;
+            // Every whole number of the range once, in another order for each variable.
+            let stride = 1 + (state >> 32) % (INTEGER_POINTS - 1);
+            let value = 1 + (state % INTEGER_POINTS + self.number * stride) % INTEGER_POINTS;
+            return BigRational::from_integer(value.into());
         }
-        let unit = (state >> 11) as f64 / (1_u64 << 53) as f64;
-        let magnitude = 0.25 + 3.0 * unit;
+        // Between 1/4 and 13/4, in steps of 2^-20.
+        let magnitude = BigRational::new((3 * (state >> 44) + (1 << 18)).into(), (1 << 20).into());
         // At the later points each variable is negative every other time.
         let parity = name
             .bytes()
@@ -149,282 +177,360 @@ impl Point {
         if negative { -magnitude } else { magnitude }
     }
 
-    /// The value of an expression; `None` where it has none or it overflows.
-    fn value(&self, expr: &Expr) -> Option<Ball> {
-        let value = match expr {
-            Expr::Number(value) => {
-                let rounded = value.to_f64()?;
-                let exact = BigRational::from_float(rounded).is_some_and(|exact| exact == *value);
-                Ball::with_error(
-                    rounded,
-                    if exact {
-                        0.0
-                    } else {
-                        rounded.abs() * f64::EPSILON
-                    },
-                )
+    /// The value of an expression; `None` where it has none, or none of a reasonable size.
+    fn value(&self, expr: &Expr) -> Option<Complex> {
+        let precision = self.precision;
+        let real = |value: BigRational| Complex::real(Real::rational(value, precision));
+        Some(match expr {
+            Expr::Number(value) => real(value.clone()),
+            Expr::Constant(Constant::Pi) => Complex::real(Real::pi(precision)?),
+            Expr::Constant(Constant::E) => {
+                Complex::real(Real::integer(1).apply(Elementary::Exp, precision)?)
             }
-            Expr::Constant(Constant::Pi) => Ball::rounded_constant(std::f64::consts::PI),
-            Expr::Constant(Constant::E) => Ball::rounded_constant(std::f64::consts::E),
-            Expr::Constant(Constant::I) => Ball {
-                re: 0.0,
-                im: 1.0,
-                error: 0.0,
+            Expr::Constant(Constant::I) => Complex {
+                re: Real::zero(),
+                im: Real::integer(1),
             },
             Expr::Constant(Constant::Infinity) => return None,
-            Expr::Variable(name) => Ball {
-                re: self.variable(name),
-                im: 0.0,
-                error: 0.0,
-            },
+            Expr::Variable(name) => real(self.variable(name)),
             Expr::Sum(parts) => {
-                let mut sum = Ball {
-                    re: 0.0,
-                    im: 0.0,
-                    error: 0.0,
-                };
+                let mut sum = Complex::real(Real::zero());
                 for part in parts {
-                    sum = sum.plus(self.value(part)?);
+                    sum = sum.plus(&self.value(part)?, precision)?;
                 }
                 sum
             }
             Expr::Product(parts) => {
-                let mut product = Ball {
-                    re: 1.0,
-                    im: 0.0,
-                    error: 0.0,
-                };
+                let mut product = Complex::real(Real::integer(1));
                 for part in parts {
-                    product = product.times(self.value(part)?);
+                    product = product.times(&self.value(part)?, precision)?;
                 }
                 product
             }
-            Expr::Power(base, exponent) => self.value(base)?.power(self.value(exponent)?)?,
+            Expr::Power(base, exponent) => {
+                self.value(base)?.power(&self.value(exponent)?, precision)?
+            }
             Expr::Apply(function, arguments) => {
-                let arguments: Option<Vec<Ball>> =
+                let arguments: Option<Vec<Complex>> =
                     arguments.iter().map(|a| self.value(a)).collect();
                 self.apply(function, &arguments?)?
             }
-        };
-        let finite = value.re.is_finite() && value.im.is_finite() && value.error.is_finite();
-        finite.then_some(value)
+        })
     }
 
-    fn apply(&self, function: &Function, arguments: &[Ball]) -> Option<Ball> {
-        let x = *arguments.first()?;
-        if let Function::Abs = function {
-            return Some(Ball::with_error(x.size(), x.error + x.size() * UNIT));
+    fn apply(&self, function: &Function, arguments: &[Complex]) -> Option<Complex> {
+        let precision = self.precision;
+        if let (Function::Abs, [x]) = (function, arguments) {
+            return x.size(precision).map(Complex::real);
         }
-        if !arguments.iter().all(Ball::is_real) {
-            return None;
+        if let (Function::Root, [x, degree]) = (function, arguments) {
+            return x.root(degree, precision);
         }
-        let real = x.re;
-        let (value, slope) = match function {
-            Function::Sin => (real.sin(), 1.0),
-            Function::Cos => (real.cos(), 1.0),
-            Function::Tan => (real.tan(), 1.0 + real.tan().powi(2)),
-            Function::Cot => (real.tan().recip(), 1.0 + real.tan().recip().powi(2)),
-            Function::Sec => (real.cos().recip(), real.tan().abs() / real.cos().abs()),
-            Function::Csc => (real.sin().recip(), real.sin().recip().powi(2)),
-            Function::Arcsin => (real.asin(), (1.0 - real * real).sqrt().recip().min(1e8)),
-            Function::Arccos => (real.acos(), (1.0 - real * real).sqrt().recip().min(1e8)),
-            Function::Arctan => (real.atan(), 1.0),
-            Function::Sinh => (real.sinh(), real.cosh()),
-            Function::Cosh => (real.cosh(), real.sinh().abs()),
-            Function::Tanh => (real.tanh(), 1.0),
-            Function::Ln if real > x.error => (real.ln(), (real - x.error).recip()),
-            Function::Degrees => (real.to_radians(), 1.0_f64.to_radians()),
-            Function::Floor => return x.rounded(f64::floor),
-            Function::Ceil => return x.rounded(f64::ceil),
-            Function::Factorial => return gamma_quotient(&[real + 1.0], &[]),
-            Function::Binomial => {
-                let k = arguments.get(1)?.re;
-                return gamma_quotient(&[real + 1.0], &[k + 1.0, real - k + 1.0]);
+        let reals: Option<Vec<&Real>> = arguments.iter().map(Complex::as_real).collect();
+        let reals = reals?;
+        let x = *reals.first()?;
+        let sin = |x: &Real| x.apply(Elementary::Sin, precision);
+        let cos = |x: &Real| x.apply(Elementary::Cos, precision);
+        let over = |above: Real, below: Real| above.times(&below.inverse(precision)?, precision);
+        let exp = |x: &Real| x.apply(Elementary::Exp, precision);
+        let half = Real::Exact(BigRational::new(1.into(), 2.into()));
+        Some(Complex::real(match function {
+            Function::Sin => sin(x)?,
+            Function::Cos => cos(x)?,
+            Function::Tan => over(sin(x)?, cos(x)?)?,
+            Function::Cot => over(cos(x)?, sin(x)?)?,
+            Function::Sec => cos(x)?.inverse(precision)?,
+            Function::Csc => sin(x)?.inverse(precision)?,
+            Function::Arcsin => arcsin(x, precision)?,
+            Function::Arccos => {
+                let quarter = Real::pi(precision)?.times(&half, precision)?;
+                quarter.plus(&arcsin(x, precision)?.negated(), precision)?
             }
-            Function::Root => {
-                let degree = arguments.get(1)?;
-                let odd = degree.re.fract() == 0.0 && degree.re.rem_euclid(2.0) == 1.0;
-                if odd && real < 0.0 {
-                    let positive = Ball { re: -real, ..x }.power(degree.inverse()?)?;
-                    return Some(Ball {
-                        re: -positive.re,
-                        ..positive
-                    });
-                }
-                return x.power(degree.inverse()?);
+            Function::Arctan => x.apply(Elementary::Arctan, precision)?,
+            Function::Sinh => {
+                let difference = exp(x)?.plus(&exp(&x.negated())?.negated(), precision)?;
+                difference.times(&half, precision)?
             }
-            Function::Max => {
-                return arguments
+            Function::Cosh => {
+                let sum = exp(x)?.plus(&exp(&x.negated())?, precision)?;
+                sum.times(&half, precision)?
+            }
+            Function::Tanh => {
+                let square = exp(&x.plus(x, precision)?)?;
+                let below = square.plus(&Real::integer(1), precision)?;
+                over(square.plus(&Real::integer(-1), precision)?, below)?
+            }
+            Function::Ln => x.apply(Elementary::Ln, precision)?,
+            Function::Degrees => {
+                let degree = Real::Exact(BigRational::new(1.into(), 180.into()));
+                let radians = x.times(&degree, precision)?;
+                radians.times(&Real::pi(precision)?, precision)?
+            }
+            Function::Floor => x.floor()?,
+            Function::Ceil => x.negated().floor()?.negated(),
+            Function::Factorial => factorial(x, precision)?,
+            Function::Binomial => binomial(x, reals.get(1)?, precision)?,
+            Function::Max | Function::Min => {
+                let smallest = *function == Function::Min;
+                let first = x.clone();
+                reals[1..]
                     .iter()
-                    .copied()
-                    .max_by(|a, b| a.re.total_cmp(&b.re));
-            }
-            Function::Min => {
-                return arguments
-                    .iter()
-                    .copied()
-                    .min_by(|a, b| a.re.total_cmp(&b.re));
+                    .fold(first, |a, b| a.extreme(b, smallest, precision))
             }
             // An unknown function: any fixed smooth one distinguishes its arguments.
             Function::Named(name) => {
-                let shift = self.variable(name);
-                let sum: f64 = arguments
-                    .iter()
-                    .zip(1..)
-                    .map(|(a, n)| a.re * f64::from(n))
-                    .sum();
-                let slope: f64 = arguments
-                    .iter()
-                    .zip(1..)
-                    .map(|(a, n)| a.error * f64::from(n))
-                    .sum();
-                return Some(Ball::with_error((sum + shift).sin() + 2.0, slope + UNIT));
+                let mut sum = Real::rational(self.variable(name), precision);
+                for (n, argument) in (1..).zip(&reals) {
+                    let weighted = argument.times(&Real::integer(n), precision)?;
+                    sum = sum.plus(&weighted, precision)?;
+                }
+                sin(&sum)?.plus(&Real::integer(2), precision)?
             }
-            Function::Ln
-            | Function::Gcd
+            Function::Gcd
             | Function::Lcm
             | Function::Abs
+            | Function::Root
             | Function::PlusMinus(_) => {
                 return None;
             }
-        };
-        let rounding = value.abs().max(slope * real.abs()) * UNIT;
-        Some(Ball::with_error(value, slope * x.error + rounding))
+        }))
     }
 }
 
-/// Quotient of gamma functions at positive arguments.
-fn gamma_quotient(above: &[f64], below: &[f64]) -> Option<Ball> {
-    if above.iter().chain(below).any(|&x| x <= 0.0 || x > 160.0) {
+/// `arcsin x = 2 arctan(x / (1 + sqrt(1 - x^2)))`, which is stable up to both ends.
+fn arcsin(x: &Real, precision: Precision) -> Option<Real> {
+    let one = Real::integer(1);
+    let rest = one.plus(&x.times(x, precision)?.negated(), precision)?;
+    if rest.is_negative() {
         return None;
     }
-    let sum = |values: &[f64]| values.iter().map(|&x| ln_gamma(x)).sum::<f64>();
-    let value = (sum(above) - sum(below)).exp();
-    Some(Ball::with_error(value, value * GAMMA_ERROR))
+    let below = one.plus(&rest.root(2, precision)?, precision)?;
+    let tangent = x.times(&below.inverse(precision)?, precision)?;
+    let angle = tangent.apply(Elementary::Arctan, precision)?;
+    angle.plus(&angle, precision)
 }
 
-impl Ball {
-    fn rounded_constant(re: f64) -> Self {
-        Self::with_error(re, re.abs() * f64::EPSILON)
+/// The factorial of a whole number, or of half an odd one by the square root of pi.
+fn factorial(x: &Real, precision: Precision) -> Option<Real> {
+    let one = Real::integer(1);
+    if let Some(n) = x.as_small(MAX_FACTORIAL) {
+        return (2..=n).try_fold(one, |product, k| {
+            product.times(&Real::integer(k), precision)
+        });
+    }
+    let twice = x.plus(x, precision)?;
+    let range = BigInt::from(-1)..=BigInt::from(2 * MAX_FACTORIAL);
+    if !twice.is_odd() || !twice.as_integer().is_some_and(|n| range.contains(&n)) {
+        return None;
+    }
+    // x! = x (x - 1) ... (1/2) (-1/2)!, and (-1/2)! is the square root of pi.
+    let mut value = Real::pi(precision)?.root(2, precision)?;
+    let mut factor = x.clone();
+    while factor.is_positive() {
+        value = value.times(&factor, precision)?;
+        factor = factor.plus(&Real::integer(-1), precision)?;
+    }
+    Some(value)
+}
+
+/// `n (n - 1) ... (n - k + 1) / k!` for a whole k.
+fn binomial(n: &Real, k: &Real, precision: Precision) -> Option<Real> {
+    let below = n.plus(&k.negated(), precision)?;
+    let k = match (k.as_small(MAX_FACTORIAL), below.as_small(MAX_FACTORIAL)) {
+        (Some(k), Some(rest)) => k.min(rest),
+        (Some(k), None) => k,
+        (None, Some(rest)) => rest,
+        (None, None) => return None,
+    };
+    let mut value = Real::integer(1);
+    for i in 0..k {
+        let factor = n.plus(&Real::integer(i).negated(), precision)?;
+        let by = Real::Exact(BigRational::new(1.into(), (i + 1).into()));
+        value = value.times(&factor, precision)?.times(&by, precision)?;
+    }
+    Some(value)
+}
+
+impl Complex {
+    fn real(re: Real) -> Self {
+        Self {
+            re,
+            im: Real::zero(),
+        }
     }
 
-    fn with_error(re: f64, error: f64) -> Self {
-        Self { re, im: 0.0, error }
-    }
-
-    fn size(&self) -> f64 {
-        self.re.hypot(self.im)
+    fn as_real(&self) -> Option<&Real> {
+        self.is_real().then_some(&self.re)
     }
 
     fn is_real(&self) -> bool {
-        self.im.abs() <= self.error
+        self.im.may_be_zero()
     }
 
-    /// Whether this is a real number without any error: whole numbers and halves stay exact, which
-    /// decides what rounding functions do with them.
-    fn is_exact(&self) -> bool {
-        self.error == 0.0 && self.im == 0.0
+    fn may_be_zero(&self) -> bool {
+        self.re.may_be_zero() && self.im.may_be_zero()
     }
 
-    fn plus(self, other: Self) -> Self {
-        let (re, im) = (self.re + other.re, self.im + other.im);
-        let lossless = re - self.re == other.re && re - other.re == self.re;
-        if self.is_exact() && other.is_exact() && lossless {
-            return Self::with_error(re, 0.0);
-        }
-        let rounding = (self.size() + other.size()) * UNIT;
-        let error = self.error + other.error + rounding;
-        Self { re, im, error }
-    }
-
-    fn times(self, other: Self) -> Self {
-        let re = self.re * other.re - self.im * other.im;
-        let im = self.re * other.im + self.im * other.re;
-        let lossless = self.re.mul_add(other.re, -re) == 0.0;
-        if self.is_exact() && other.is_exact() && lossless {
-            return Self::with_error(re, 0.0);
-        }
-        let (a, b) = (self.size(), other.size());
-        let error = a * other.error + b * self.error + self.error * other.error + a * b * UNIT;
-        Self { re, im, error }
-    }
-
-    fn inverse(self) -> Option<Self> {
-        let size = self.size();
-        if size <= 2.0 * self.error {
-            return None;
-        }
-        let reciprocal = self.re.recip();
-        if self.is_exact() && reciprocal.mul_add(self.re, -1.0) == 0.0 {
-            return Some(Self::with_error(reciprocal, 0.0));
-        }
-        let square = size * size;
-        let error = 2.0 * self.error / square + UNIT / size;
+    fn plus(&self, other: &Self, precision: Precision) -> Option<Self> {
         Some(Self {
-            re: self.re / square,
-            im: -self.im / square,
-            error,
+            re: self.re.plus(&other.re, precision)?,
+            im: self.im.plus(&other.im, precision)?,
         })
     }
 
-    fn power(self, exponent: Self) -> Option<Self> {
-        let size = self.size();
-        if size <= 2.0 * self.error {
-            // A base that may be zero: a positive power of it is small, anything else unknown.
-            if size == 0.0 && self.error == 0.0 && exponent.re == 0.0 {
-                return Some(Self::with_error(1.0, 0.0));
-            }
-            let positive = exponent.im == 0.0 && exponent.re > exponent.error;
-            return positive.then(|| Self::with_error(0.0, (size + self.error).powf(exponent.re)));
+    fn times(&self, other: &Self, precision: Precision) -> Option<Self> {
+        let times = |a: &Real, b: &Real| a.times(b, precision);
+        let crossed = times(&self.im, &other.im)?.negated();
+        Some(Self {
+            re: times(&self.re, &other.re)?.plus(&crossed, precision)?,
+            im: times(&self.re, &other.im)?.plus(&times(&self.im, &other.re)?, precision)?,
+        })
+    }
+
+    fn inverse(&self, precision: Precision) -> Option<Self> {
+        if self.im.is_zero() {
+            return self.re.inverse(precision).map(Self::real);
         }
-        let whole = exponent.im == 0.0 && exponent.re.fract() == 0.0 && exponent.re.abs() < 1e6;
-        if self.im == 0.0 && (self.re > 0.0 || whole) && exponent.im == 0.0 {
-            let value = if whole {
-                self.re.powi(exponent.re as i32)
-            } else {
-                self.re.powf(exponent.re)
+        let below = self.square(precision)?.inverse(precision)?;
+        Some(Self {
+            re: self.re.times(&below, precision)?,
+            im: self.im.negated().times(&below, precision)?,
+        })
+    }
+
+    /// The square of the distance from zero.
+    fn square(&self, precision: Precision) -> Option<Real> {
+        let (re, im) = (self.re.size(), self.im.size());
+        re.times(&re, precision)?
+            .plus(&im.times(&im, precision)?, precision)
+    }
+
+    fn size(&self, precision: Precision) -> Option<Real> {
+        match self.im.is_zero() {
+            true => Some(self.re.size()),
+            false => self.square(precision)?.root(2, precision),
+        }
+    }
+
+    fn power(&self, exponent: &Self, precision: Precision) -> Option<Self> {
+        if let Some(n) = exponent.as_integer() {
+            return self.integer_power(&n, precision);
+        }
+        let fraction = exponent.re.as_rational().filter(|_| exponent.im.is_zero());
+        if let Some(fraction) = fraction
+            && self.im.is_zero()
+            && let Ok(degree) = u32::try_from(fraction.denom())
+            && degree <= MAX_ROOT
+            && (degree == 2 || !self.re.is_negative())
+        {
+            let root = self.re.size().root(degree, precision)?;
+            let root = match self.re.is_negative() {
+                true => Self {
+                    re: Real::zero(),
+                    im: root,
+                },
+                // Bounds on both sides of zero may hide a root that is not real.
+                false if self.re.may_be_zero() && !self.re.is_zero() => Self {
+                    re: root.clone(),
+                    im: Real::zero().extreme(&root.negated(), true, precision),
+                },
+                false => Self::real(root),
             };
-            if self.is_exact() && exponent.re == -1.0 {
-                return self.inverse();
-            }
-            let log = size.ln().abs();
-            let relative = exponent.re.abs() * (2.0 * self.error / size + UNIT)
-                + log * (exponent.error + exponent.re.abs() * UNIT)
-                + UNIT;
-            return Some(Self::with_error(value, value.abs() * relative));
+            return root.integer_power(fraction.numer(), precision);
+        }
+        if self.re.is_zero() && self.im.is_zero() {
+            return exponent.re.is_positive().then(|| self.clone());
         }
         // e^(exponent ln(base)) on the principal branch.
-        let (log, angle) = (size.ln(), self.im.atan2(self.re));
-        let log_error = 2.0 * self.error / size + UNIT * (log.abs() + angle.abs() + 1.0);
-        let log = Self {
-            re: log,
-            im: angle,
-            error: log_error,
+        let ln = Self {
+            re: self.size(precision)?.apply(Elementary::Ln, precision)?,
+            im: self.angle(precision)?,
         };
-        let product = log.times(exponent);
-        let scale = product.re.exp();
-        let error = scale * (2.0 * product.error + UNIT * (1.0 + product.size()));
+        let product = ln.times(exponent, precision)?;
+        let size = product.re.apply(Elementary::Exp, precision)?;
+        if product.im.is_zero() {
+            return Some(Self::real(size));
+        }
+        let part = |function| {
+            let turned = product.im.apply(function, precision)?;
+            turned.times(&size, precision)
+        };
         Some(Self {
-            re: scale * product.im.cos(),
-            im: scale * product.im.sin(),
-            error,
+            re: part(Elementary::Cos)?,
+            im: part(Elementary::Sin)?,
         })
     }
 
-    fn rounded(self, round: impl Fn(f64) -> f64) -> Option<Self> {
-        // Next to a whole number the bound decides nothing, unless there is none.
-        let (low, high) = (round(self.re - self.error), round(self.re + self.error));
-        (low == high).then(|| Self::with_error(low, 0.0))
+    fn as_integer(&self) -> Option<BigInt> {
+        self.re.as_integer().filter(|_| self.im.is_zero())
+    }
+
+    fn integer_power(&self, exponent: &BigInt, precision: Precision) -> Option<Self> {
+        let n = u32::try_from(exponent.magnitude())
+            .ok()
+            .filter(|&n| n <= MAX_POWER)?;
+        let mut power = Self::real(Real::integer(1));
+        for bit in (0..u32::BITS - n.leading_zeros()).rev() {
+            power = power.times(&power, precision)?;
+            if n >> bit & 1 == 1 {
+                power = power.times(self, precision)?;
+            }
+        }
+        match exponent.is_negative() {
+            true => power.inverse(precision),
+            false => Some(power),
+        }
+    }
+
+    /// The angle from the positive real axis; `None` where the bounds allow both of its signs.
+    fn angle(&self, precision: Precision) -> Option<Real> {
+        let pi = || Real::pi(precision);
+        if self.im.is_zero() {
+            return match (self.re.is_positive(), self.re.is_negative()) {
+                (true, _) => Some(Real::zero()),
+                (_, true) => pi(),
+                _ => None,
+            };
+        }
+        let arctan = |above: &Real, below: &Real| {
+            let quotient = above.times(&below.inverse(precision)?, precision)?;
+            quotient.apply(Elementary::Arctan, precision)
+        };
+        if self.re.is_positive() {
+            return arctan(&self.im, &self.re);
+        }
+        let half = Real::Exact(BigRational::new(1.into(), 2.into()));
+        let quarter = pi()?.times(&half, precision)?;
+        let from_top = arctan(&self.re, &self.im)?.negated();
+        match (self.im.is_positive(), self.im.is_negative()) {
+            (true, _) => quarter.plus(&from_top, precision),
+            (_, true) => quarter.negated().plus(&from_top, precision),
+            _ => None,
+        }
+    }
+
+    /// The real root of an odd degree, else the principal one.
+    fn root(&self, degree: &Self, precision: Precision) -> Option<Self> {
+        let odd = degree.im.is_zero() && degree.re.is_odd();
+        let power = degree.inverse(precision)?;
+        if odd && self.im.is_zero() && self.re.is_negative() {
+            let positive = Self::real(self.re.negated()).power(&power, precision)?;
+            return Some(Self::real(positive.re.negated()));
+        }
+        self.power(&power, precision)
     }
 
     /// Whether two values can be equal; `None` when the bounds are too wide to say that they are.
-    fn agrees(&self, other: &Self) -> Option<bool> {
-        let distance = (self.re - other.re).hypot(self.im - other.im);
-        let bound = 2.0 * (self.error + other.error);
-        let scale = self.size().max(other.size());
-        if distance > bound {
+    fn agrees(&self, other: &Self, precision: Precision) -> Option<bool> {
+        let meet = |a: &Real, b: &Real| a.meets(b, precision);
+        if !meet(&self.re, &other.re) || !meet(&self.im, &other.im) {
             return Some(false);
         }
-        (bound <= MAX_RELATIVE_BOUND * scale.max(TINY)).then_some(true)
+        let bits = KNOWN_BITS.min(precision.0 / 2);
+        let parts = [&self.re, &self.im, &other.re, &other.im];
+        parts
+            .iter()
+            .all(|part| part.is_known_to(bits))
+            .then_some(true)
     }
 }

@@ -22,7 +22,13 @@ pub(super) fn parse(text: &str, commas: Commas) -> Result<Answer, Unreadable> {
         bars: 0,
         marks: Marks::default(),
     };
-    let answer = parser.list(&[])?;
+    let mut answer = parser.list(&[])?;
+    if let Answer::Value(_, marks) = &mut answer
+        && marks.units.is_empty()
+        && text.contains(r"\$")
+    {
+        marks.units.push("dollar");
+    }
     match parser.peek() {
         None => Ok(answer),
         Some(_) => Err(Unreadable::Syntax("something after the end of the answer")),
@@ -140,6 +146,16 @@ impl Parser {
 
     /// Skips `the answer is`, `Answer:`, and a numbered list's `1.`-like beginnings never.
     fn skip_introduction(&mut self) {
+        // The article of `a hyperbola` is no letter.
+        let article = matches!(self.peek(), Some(Token::Letter('a' | 'A')));
+        if article
+            && let Some(Token::Word(word)) = self.peek_at(1)
+            && words::unit(word).is_none()
+            && !words::is_connector(&word.to_lowercase())
+            && !words::introduces(&word.to_lowercase())
+        {
+            self.at += 1;
+        }
         let mut end = self.at;
         while let Some(Token::Word(word)) = self.tokens.get(end).map(|lexeme| &lexeme.token) {
             let word = word.to_lowercase();
@@ -177,7 +193,8 @@ impl Parser {
         };
         let after = self.peek_at(letter_at + 2)?;
         let starts_value = match after {
-            Token::Number(_) | Token::Letter(_) | Token::Command(_) | Token::Word(_) => true,
+            Token::Word(word) => !words::is_connector(&word.to_lowercase()),
+            Token::Number(_) | Token::Letter(_) | Token::Command(_) => true,
             Token::Symbol(symbol) => matches!(symbol, '(' | '[' | '{' | '-' | '$'),
             _ => false,
         };
@@ -200,8 +217,10 @@ impl Parser {
         let mut relations = Vec::new();
         let mut sides = Vec::new();
         // A leading relation sign: `= 9`.
-        if self.relation().is_some() && self.peek().is_none() {
-            return Err(Unreadable::Empty);
+        match self.relation() {
+            Some(_) if self.peek().is_none() => return Err(Unreadable::Empty),
+            None | Some(Relation::Equal | Relation::Element) => {}
+            Some(_) => return Err(Unreadable::Syntax("a comparison with one side")),
         }
         sides.push(self.side()?);
         while let Some(relation) = self.relation() {

@@ -83,7 +83,12 @@ impl Parser {
             return Ok(first);
         }
         let mut product = vec![scalar(first)?];
+        let mut ratios = 0;
         loop {
+            ratios += usize::from(self.peek() == Some(&Token::Symbol(':')));
+            if ratios > 1 {
+                return Err(Unreadable::Syntax("a ratio of more than two"));
+            }
             match self.operator() {
                 Some(Operator::Times) => product.push(scalar(self.signed_power()?)?),
                 Some(Operator::Over) => divide(&mut product, scalar(self.signed_power()?)?),
@@ -233,8 +238,13 @@ impl Parser {
             match words::unit(word).or_else(|| words::unit(&lower)) {
                 Some("percent") => self.marks.percent = true,
                 Some("degree") => self.marks.degrees = true,
-                Some("" | "radian") | None => {}
-                Some(unit) => self.marks.units.push(unit),
+                Some("radian") | None => {}
+                Some("") => match lower.as_str() {
+                    "square" | "sq" => self.marks.unit_powers.push("2".to_owned()),
+                    "cubic" => self.marks.unit_powers.push("3".to_owned()),
+                    _ => {}
+                },
+                Some(unit) => self.marks.units.extend(unit.split('/')),
             }
             any = true;
             self.at += 1;
@@ -249,8 +259,10 @@ impl Parser {
 
     /// `^2` after a unit, and the `/` of a rate.
     fn unit_power(&mut self) -> Result<(), Unreadable> {
-        if self.eat_symbol('^') {
-            self.argument()?;
+        if self.eat_symbol('^')
+            && let Expr::Number(power) = self.argument()?
+        {
+            self.marks.unit_powers.push(power.to_string());
         }
         if self.peek() == Some(&Token::Symbol('/'))
             && matches!(self.peek_at(1), Some(Token::Word(_) | Token::Letter(_)))
@@ -372,17 +384,23 @@ impl Parser {
 
     /// `x_1` is a name; `204_5` a number in base 5.
     fn subscripted(&mut self, answer: Answer) -> Result<Answer, Unreadable> {
-        let digits = match self
-            .tokens
-            .get(self.at.wrapping_sub(2))
-            .map(|lexeme| &lexeme.token)
-        {
+        let before = |back: usize| {
+            let lexeme = self.tokens.get(self.at.wrapping_sub(back));
+            lexeme.map(|lexeme| &lexeme.token)
+        };
+        // `204_5`, and `(204)_5`.
+        let bracketed =
+            before(2) == Some(&Token::Symbol(')')) && before(4) == Some(&Token::Symbol('('));
+        let digits = match before(if bracketed { 3 } else { 2 }) {
             Some(Token::Number(digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => {
                 Some(digits.clone())
             }
             _ => None,
         };
-        let start = self.at;
+        if let Answer::Value(Expr::Variable(name), marks) = answer {
+            let name = name + "_" + &self.name_tokens()?;
+            return Ok(Answer::Value(Expr::Variable(name), marks));
+        }
         let subscript = self.argument()?;
         match (answer, digits, subscript) {
             (Answer::Value(Expr::Number(_), _), Some(digits), Expr::Number(base)) => {
@@ -396,24 +414,33 @@ impl Parser {
                 let base = base_in_words(&name).ok_or(Unreadable::Syntax("a base that is none"))?;
                 Ok(Answer::BaseN(digits, base))
             }
-            (Answer::Value(Expr::Variable(name), marks), None, _) => {
-                let mut full = name + "_";
-                for lexeme in &self.tokens[start..self.at] {
-                    match &lexeme.token {
-                        Token::Number(text) | Token::Word(text) | Token::Command(text) => {
-                            full.push_str(text)
-                        }
-                        Token::Letter(letter) => full.push(*letter),
-                        Token::Symbol('{' | '}') => {}
-                        Token::Symbol(symbol) => full.push(*symbol),
-                        _ => {}
-                    }
-                }
-                Ok(Answer::Value(Expr::Variable(full), marks))
-            }
             _ => Err(Unreadable::Syntax(
                 "a subscript on something without a name",
             )),
+        }
+    }
+
+    /// The text of a name's subscript, whatever it is: a group, or the next token.
+    fn name_tokens(&mut self) -> Result<String, Unreadable> {
+        let mut text = String::new();
+        let mut open = 0_usize;
+        loop {
+            let missing = Unreadable::Syntax("a bracket that is not closed");
+            match self.peek().ok_or(missing)? {
+                Token::Symbol('{') => open += 1,
+                Token::Symbol('}') if open == 0 => return Err(missing),
+                Token::Symbol('}') => open -= 1,
+                Token::Symbol(symbol) => text.push(*symbol),
+                Token::Letter(letter) => text.push(*letter),
+                Token::Number(name) | Token::Word(name) | Token::Command(name) => {
+                    text.push_str(name);
+                }
+                _ => return Err(Unreadable::Syntax("a subscript that is no name")),
+            }
+            self.at += 1;
+            if open == 0 {
+                return Ok(text);
+            }
         }
     }
 
@@ -447,6 +474,11 @@ impl Parser {
             Token::Symbol(open @ ('(' | '[')) => self.bracketed(open),
             Token::Symbol('|') => self.bars(&[Token::Symbol('|')]),
             Token::SetOpen => {
+                if self.set_builder() {
+                    let condition = self.list(&[Token::SetClose])?;
+                    self.expect(&Token::SetClose)?;
+                    return Ok(condition);
+                }
                 let items = self.items(&[Token::SetClose])?;
                 self.expect(&Token::SetClose)?;
                 Ok(Answer::Set(items))
@@ -456,6 +488,19 @@ impl Parser {
             Token::Begin(environment) => self.environment(&environment),
             _ => Err(Unreadable::Syntax("an operator without an operand")),
         }
+    }
+
+    /// Skips the `x \mid` or `x :` of `\{x \mid x > 2\}`, which is its condition.
+    fn set_builder(&mut self) -> bool {
+        let bar = match (self.peek(), self.peek_at(1)) {
+            (Some(Token::Letter(_)), Some(Token::Symbol('|' | ':'))) => true,
+            (Some(Token::Letter(_)), Some(Token::Command(name))) => {
+                matches!(name.as_str(), "mid" | "vert" | "colon")
+            }
+            _ => false,
+        };
+        self.at += if bar { 2 } else { 0 };
+        bar
     }
 
     fn expect(&mut self, token: &Token) -> Result<(), Unreadable> {
@@ -707,8 +752,15 @@ impl Parser {
                 .filter(|word| !words::is_connector(word));
             self.at += usize::from(next.is_some());
         }
+        if phrase.len() > 1 && phrase[0] == "a" {
+            phrase.remove(0);
+        }
+        if let Some(value) = words::number(&phrase) {
+            return Ok(Answer::value(Expr::integer(value)));
+        }
         let phrase = phrase.join(" ");
         Ok(match phrase.as_str() {
+            "infinite" | "infinitely many" => Answer::value(Expr::Constant(Constant::Infinity)),
             "real numbers" | "reals" | "real number" => reals(),
             "no solution" | "no solutions" | "no real solutions" | "no real solution"
             | "empty set" => Answer::Set(Vec::new()),
@@ -783,7 +835,8 @@ enum Operator {
     Over,
 }
 
-fn reals() -> Answer {
+/// The interval of all real numbers.
+pub(super) fn reals() -> Answer {
     let infinity = Expr::Constant(Constant::Infinity);
     Answer::Bracketed {
         open: '(',
@@ -943,7 +996,7 @@ pub(super) fn number(literal: &str) -> Result<Expr, Unreadable> {
     if scale.unsigned_abs() > MAX_LITERAL_DIGITS as u64 {
         return Err(Unreadable::TooManyDigits);
     }
-    if scale == 0 && whole.len() <= 18 {
+    if scale == 0 && fraction.is_empty() && whole.len() <= 18 {
         let value: i64 = whole
             .parse()
             .map_err(|_| Unreadable::Syntax("digits that are no number"))?;

@@ -39,6 +39,67 @@ pub(super) fn unit(word: &str) -> Option<&'static str> {
     })
 }
 
+/// A whole number below a thousand in words: `twelve`, `twenty one`, `three hundred and five`.
+pub(super) fn number(words: &[String]) -> Option<i64> {
+    let mut value = 0;
+    let mut below = 1_000;
+    for word in words {
+        let (next, size) = match (small_number(word), word.as_str()) {
+            (Some(tens @ 20..), _) => (tens, 100),
+            (Some(ones), _) => (ones, if below == 10 { 10 } else { 100 }),
+            (None, "hundred") if (1..10).contains(&value) && below != 1 => {
+                (value *= 100, below = 100);
+                continue;
+            }
+            _ => return None,
+        };
+        if size > below || (below == 10 && next == 0) {
+            return None;
+        }
+        value += next;
+        // Only ones may follow tens; nothing but "hundred" follows ones.
+        below = if next >= 20 { 10 } else { 0 };
+    }
+    (!words.is_empty()).then_some(value)
+}
+
+/// Number words that stand for themselves: up to twenty, and tens.
+pub(super) fn small_number(word: &str) -> Option<i64> {
+    const ONES: [&str; 20] = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+    ];
+    const TENS: [&str; 8] = [
+        "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+    ];
+    let place = |words: &[&str]| words.iter().position(|known| *known == word);
+    let ones = place(&ONES).map(|n| n as i64);
+    ones.or_else(|| place(&TENS).map(|n| (n as i64 + 2) * 10))
+}
+
+/// Answers of two or three letters that are words and no products.
+pub(super) fn is_short_answer(word: &str) -> bool {
+    matches!(word, "yes" | "odd") || small_number(word).is_some()
+}
+
 /// Words that join the elements of a list.
 pub(super) fn is_connector(word: &str) -> bool {
     matches!(word, "and" | "or")
