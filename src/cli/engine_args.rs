@@ -96,6 +96,11 @@ impl EngineArgs {
         self.device.as_ref()
     }
 
+    /// `--threads`, for commands that compute beside the engine too.
+    pub(super) fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+
     /// The flags as the engine takes them.
     pub(super) fn options(&self) -> EngineOptions {
         let speculates = self.speculate_below > 0;

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 pub(super) enum Exit {
     /// 0: done.
     Done,
-    /// 3: finished, but a gate failed (truncation share, determinism check, `compare` says worse).
+    /// 3: finished, but a gate failed (truncation share, determinism check, `compare` says worse), or `grade`'s
+    /// judge did: what it did not judge is missing.
     GateFailed,
     /// 130: interrupted by the user; the journal is safe and the same command resumes.
     Interrupted,

@@ -20,6 +20,7 @@ use super::exit::{Exit, usage};
 use super::model_source::ModelSource;
 use super::notice::notice;
 use super::progress::{ProgressDisplay, Snapshot};
+use super::prompting::special_tokens;
 
 /// Continue every prompt of a file
 ///
@@ -221,20 +222,6 @@ fn token_ids(
             Ok(tokenizer.encode(&text, false)?)
         }
     }
-}
-
-/// The special tokens that chat templates name.
-fn special_tokens(tokenizer: &Tokenizer) -> Vec<(&'static str, &str)> {
-    let tokens = [
-        ("bos_token", tokenizer.bos_token()),
-        ("eos_token", tokenizer.eos_token()),
-        ("pad_token", tokenizer.pad_token()),
-        ("unk_token", tokenizer.unk_token()),
-    ];
-    let tokens = tokens.into_iter();
-    tokens
-        .filter_map(|(name, token)| Some((name, token?)))
-        .collect()
 }
 
 /// Says in words how it went, and what to do about what went wrong.

@@ -44,7 +44,8 @@ use exit::Exit;
 /// What the help of `micota` and of `micota eval` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the run failed; 2 wrong usage, configuration, task or data; 3 finished, but a
-gate failed (--max-truncated, compare finds the second run worse); 130 interrupted, nothing lost.
+gate failed (--max-truncated, compare finds the second run worse), or
+grade's judge did; 130 interrupted, nothing lost.
 
 Diagnostics: RUST_LOG=micota=debug, or --verbosity DEBUG where lm_eval has it.";
 

@@ -78,17 +78,7 @@ impl PromptArgs {
                 }
             )));
         };
-        let tokens = [
-            ("bos_token", tokenizer.bos_token()),
-            ("eos_token", tokenizer.eos_token()),
-            ("pad_token", tokenizer.pad_token()),
-            ("unk_token", tokenizer.unk_token()),
-        ];
-        let tokens: Vec<(&str, &str)> = tokens
-            .into_iter()
-            .filter_map(|(name, token)| Some((name, token?)))
-            .collect();
-        Ok(Some(ChatTemplate::new(source, &tokens)?))
+        Ok(Some(ChatTemplate::new(source, &special_tokens(tokenizer))?))
     }
 
     /// The options for building prompts.
@@ -134,4 +124,18 @@ pub(super) fn hub() -> Hub {
             *shown = (transfer.file.clone(), tenths);
         }
     })
+}
+
+/// The special tokens that chat templates name.
+pub(super) fn special_tokens(tokenizer: &Tokenizer) -> Vec<(&'static str, &str)> {
+    let tokens = [
+        ("bos_token", tokenizer.bos_token()),
+        ("eos_token", tokenizer.eos_token()),
+        ("pad_token", tokenizer.pad_token()),
+        ("unk_token", tokenizer.unk_token()),
+    ];
+    let tokens = tokens.into_iter();
+    tokens
+        .filter_map(|(name, token)| Some((name, token?)))
+        .collect()
 }

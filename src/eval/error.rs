@@ -120,6 +120,12 @@ pub enum EvalError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A judge cannot be asked.
+    #[error("the judge failed: {problem}")]
+    Judge {
+        /// Why.
+        problem: String,
+    },
     /// A server does not answer, or refuses.
     #[error("the server at {url}: {problem}")]
     Server {

@@ -14,7 +14,7 @@ use crate::eval_runs::{micota_eval, stderr};
 
 /// A request that a server got.
 #[derive(Clone)]
-struct Asked {
+pub(crate) struct Asked {
     path: String,
     authorization: Option<String>,
     body: Value,
@@ -23,13 +23,15 @@ struct Asked {
 /// Decides the status and body of the answer to the n-th request, from 0.
 type Script = dyn Fn(usize, &Asked) -> (u16, Value) + Send + Sync;
 
-struct Server {
-    url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Server {
-    fn start(script: impl Fn(usize, &Asked) -> (u16, Value) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        script: impl Fn(usize, &Asked) -> (u16, Value) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
@@ -44,7 +46,7 @@ impl Server {
         Self { url, asked }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }

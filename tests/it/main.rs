@@ -14,6 +14,7 @@
 //! - `generate`: `micota generate` as a user runs it.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
+//! - `grade_logs`: `micota grade` as a user runs it: formats, repeated samples, judges.
 //! - `hostile_models`: model files that lie.
 //! - `hub_downloads`: the hub room against a server on this machine.
 //! - `importance`: importance matrices against llama.cpp's activations, and their use.
@@ -61,6 +62,7 @@ mod eval_servers;
 mod generate;
 mod gguf_listings;
 mod gguf_metadata;
+mod grade_logs;
 mod hostile_models;
 mod hub_downloads;
 mod importance;

@@ -57,15 +57,17 @@ fn the_references_samples_give_its_scores() {
 struct Recorded(Vec<(String, String)>);
 
 impl Judge for Recorded {
-    fn replies(&mut self, prompts: &[JudgePrompt]) -> Result<Vec<String>, EvalError> {
+    fn ask(
+        &mut self,
+        prompts: &[JudgePrompt],
+        settle: &mut (dyn FnMut(usize, String) -> Result<(), EvalError> + Send),
+    ) -> Result<(), EvalError> {
         assert_eq!(prompts.len(), self.0.len());
-        let pairs = prompts.iter().zip(&self.0);
-        Ok(pairs
-            .map(|(prompt, (recorded, reply))| {
-                assert_eq!(prompt.chatml(), *recorded);
-                reply.clone()
-            })
-            .collect())
+        for (index, (prompt, (recorded, reply))) in prompts.iter().zip(&self.0).enumerate() {
+            assert_eq!(prompt.chatml(), *recorded);
+            settle(index, reply.clone())?;
+        }
+        Ok(())
     }
 }
 
@@ -94,7 +96,13 @@ fn the_second_stage_writes_the_references_files() {
             .iter()
             .filter_map(|sample| sample.prompt(DEFAULT_TEMPLATE))
             .collect();
-        let mut replies = judge.replies(&prompts).unwrap().into_iter();
+        let mut replies = Vec::new();
+        let mut keep = |_, reply| {
+            replies.push(reply);
+            Ok(())
+        };
+        judge.ask(&prompts, &mut keep).unwrap();
+        let mut replies = replies.into_iter();
         for sample in &mut checked {
             if sample.prompt(DEFAULT_TEMPLATE).is_some() {
                 sample.settle(&replies.next().unwrap());

@@ -17,6 +17,7 @@ use num_traits::{CheckedAdd, CheckedMul, One, Signed, ToPrimitive, Zero};
 use super::expr::{Constant, Expr, Function};
 use super::limits::{
     MAX_EXPANSION, MAX_FACTORIAL, MAX_INTEGER_BITS, MAX_STEPS, MAX_TERMS, MAX_TRIAL_DIVISOR,
+    STEPS_PER_TERM,
 };
 
 type Exponent = Ratio<i64>;
@@ -165,9 +166,9 @@ impl Algebra {
         };
         let mut above = left;
         for (monomial, coefficient) in right {
+            self.step(STEPS_PER_TERM + weight(&coefficient))?;
             add_term(&mut above, monomial, coefficient);
         }
-        self.step(above.len())?;
         self.quotient(above, below)
     }
 
@@ -198,15 +199,13 @@ impl Algebra {
     }
 
     fn times(&mut self, a: &Polynomial, b: &Polynomial) -> Result<Polynomial, NoForm> {
-        self.step(a.len() * b.len())?;
+        self.step(STEPS_PER_TERM * a.len() * b.len())?;
         let mut product = Polynomial::new();
         for (left, c) in a {
             for (right, d) in b {
                 let (monomial, factor) = self.merge(left, right)?;
-                let coefficient = c * d * factor;
-                // Rational arithmetic takes greatest common divisors: quadratic in the words.
-                let words = bits(&coefficient) as usize / 64;
-                self.step(words * words / 32)?;
+                let coefficient = multiplied(&multiplied(c, d), &factor);
+                self.step(weight(&coefficient))?;
                 if bits(&coefficient) > MAX_INTEGER_BITS {
                     return Err(NoForm::TooLarge);
                 }
@@ -414,6 +413,9 @@ impl Algebra {
     }
 
     fn apply(&mut self, function: &Function, arguments: &[Form]) -> Result<Form, NoForm> {
+        if let Function::Factorial | Function::Binomial = function {
+            self.step(MAX_FACTORIAL as usize)?;
+        }
         let rationals: Option<Vec<BigRational>> = arguments.iter().map(Form::as_rational).collect();
         if let Some(value) = rationals
             .as_deref()
@@ -502,20 +504,24 @@ impl Algebra {
 
     /// Primes and their counts by trial division. A large cofactor is kept whole.
     fn factors(&mut self, value: &BigInt) -> Result<Vec<(BigInt, i64)>, NoForm> {
-        let mut rest = value.clone();
+        let twos = value.trailing_zeros().unwrap_or(0);
+        let mut rest = value >> twos;
         let mut factors = Vec::new();
-        let mut divisor = 2_u32;
+        if twos > 0 {
+            factors.push((BigInt::from(2), twos as i64));
+        }
+        let mut divisor = 3_u32;
         while divisor <= MAX_TRIAL_DIVISOR && BigInt::from(divisor) * divisor <= rest {
             let mut count = 0;
             while (&rest % divisor).is_zero() {
                 rest /= divisor;
                 count += 1;
-                self.step(1)?;
+                self.step(1 + rest.bits() as usize / 64)?;
             }
             if count > 0 {
                 factors.push((BigInt::from(divisor), count));
             }
-            divisor += if divisor == 2 { 1 } else { 2 };
+            divisor += 2;
         }
         self.step(divisor as usize / 16)?;
         if !rest.is_one() {
@@ -605,12 +611,31 @@ fn add_term(polynomial: &mut Polynomial, monomial: Monomial, coefficient: BigRat
             vacant.insert(coefficient);
         }
         std::collections::btree_map::Entry::Occupied(mut occupied) => {
-            *occupied.get_mut() += coefficient;
+            let sum = match occupied.get().is_integer() && coefficient.is_integer() {
+                true => BigRational::from_integer(occupied.get().numer() + coefficient.numer()),
+                false => occupied.get() + coefficient,
+            };
+            *occupied.get_mut() = sum;
             if occupied.get().is_zero() {
                 occupied.remove();
             }
         }
     }
+}
+
+/// The product of two numbers. Integers are spared the greatest common divisor.
+fn multiplied(a: &BigRational, b: &BigRational) -> BigRational {
+    match a.is_integer() && b.is_integer() {
+        true => BigRational::from_integer(a.numer() * b.numer()),
+        false => a * b,
+    }
+}
+
+/// Steps that arithmetic with a coefficient of its length costs beside those of its term: quadratic
+/// in the words, and dear for fractions, which take greatest common divisors.
+fn weight(coefficient: &BigRational) -> usize {
+    let words = bits(coefficient) as usize / 64;
+    words * words / if coefficient.is_integer() { 64 } else { 4 }
 }
 
 /// An exponent that fits the arithmetic of exponents with room to spare.

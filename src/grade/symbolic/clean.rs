@@ -116,6 +116,6 @@ mod tests {
     fn look_alikes_become_ascii() {
         assert_eq!(fold("１２７\u{200b}"), "127");
         assert_eq!(fold("−５\u{a0}cm²"), "-5 cm^2");
-        assert_eq!(fold("2√3·π"), r"2\sqrt 3\cdot \pi ");
+        assert_eq!(fold("2√3·π"), r"2\sqrt{3}\cdot \pi ");
     }
 }

@@ -9,8 +9,15 @@ pub(super) const MAX_ANSWER_BYTES: usize = 8_192;
 pub(super) const MAX_TOKENS: usize = 2_048;
 /// Nesting of groups, fractions and functions. The parser recurses, so this bounds its stack.
 pub(super) const MAX_DEPTH: usize = 48;
-/// Steps of the decision (one per term formed, node evaluated or pair compared).
+/// Steps of the decision: one per node formed or pair compared, and as many as the next three say
+/// for what takes longer. A step is a few tenths of a microsecond, all of them some 50 milliseconds.
 pub(super) const MAX_STEPS: usize = 200_000;
+/// Steps of one term of a product or sum of polynomials.
+pub(super) const STEPS_PER_TERM: usize = 4;
+/// Steps of one function or power at one point.
+pub(super) const STEPS_PER_FUNCTION: usize = 48;
+/// Other points that a point with many bits costs as much as.
+pub(super) const STEPS_OF_SHARP_POINT: usize = 4;
 
 /// Digits of one number literal.
 pub(super) const MAX_LITERAL_DIGITS: usize = 4_096;
@@ -48,10 +55,11 @@ pub(super) const FEW_BITS: u64 = 96;
 pub(super) const MANY_BITS: u64 = 512;
 /// Points at which agreement is confirmed with many bits.
 pub(super) const SHARP_POINTS: usize = 2;
-/// Bits of agreement that count as such: wider bounds decide nothing.
+/// Bits of agreement behind the point that count as such at a sharp point: wider bounds decide
+/// nothing, so that 200! and 200! + sin 1 are not the same.
 pub(super) const KNOWN_BITS: u64 = 64;
-/// Steps of the decision that one function or power counts for, at one point.
-pub(super) const STEPS_PER_FUNCTION: usize = 48;
+/// The largest factorial that is multiplied out at a point.
+pub(super) const MAX_POINT_FACTORIAL: u32 = 200;
 /// The largest degree of a root that is taken directly, not by way of logarithms.
 pub(super) const MAX_ROOT: u32 = 16;
 /// The largest whole power that is multiplied out at a point.

@@ -12,8 +12,8 @@ use num_traits::Signed;
 use super::enclosure::{Elementary, Precision, Real};
 use super::expr::{Constant, Expr, Function};
 use super::limits::{
-    FEW_BITS, INTEGER_POINTS, KNOWN_BITS, MANY_BITS, MAX_FACTORIAL, MAX_POWER, MAX_ROOT,
-    MIN_AGREEING_POINTS, SAMPLE_POINTS, SHARP_POINTS, STEPS_PER_FUNCTION,
+    FEW_BITS, INTEGER_POINTS, KNOWN_BITS, MANY_BITS, MAX_POINT_FACTORIAL, MAX_POWER, MAX_ROOT,
+    MIN_AGREEING_POINTS, SAMPLE_POINTS, SHARP_POINTS, STEPS_OF_SHARP_POINT, STEPS_PER_FUNCTION,
 };
 
 /// A complex number between bounds.
@@ -113,8 +113,7 @@ pub(super) fn cost(expr: &Expr) -> usize {
             _ => 1,
         }
     });
-    // A sharp point costs as much as several others.
-    steps * (points + 4)
+    steps * (points + STEPS_OF_SHARP_POINT)
 }
 
 /// Whether the variables of two expressions are whole numbers by what is done with them: factorials,
@@ -313,13 +312,13 @@ fn arcsin(x: &Real, precision: Precision) -> Option<Real> {
 /// The factorial of a whole number, or of half an odd one by the square root of pi.
 fn factorial(x: &Real, precision: Precision) -> Option<Real> {
     let one = Real::integer(1);
-    if let Some(n) = x.as_small(MAX_FACTORIAL) {
+    if let Some(n) = x.as_small(MAX_POINT_FACTORIAL) {
         return (2..=n).try_fold(one, |product, k| {
             product.times(&Real::integer(k), precision)
         });
     }
     let twice = x.plus(x, precision)?;
-    let range = BigInt::from(-1)..=BigInt::from(2 * MAX_FACTORIAL);
+    let range = BigInt::from(-1)..=BigInt::from(2 * MAX_POINT_FACTORIAL);
     if !twice.is_odd() || !twice.as_integer().is_some_and(|n| range.contains(&n)) {
         return None;
     }
@@ -336,7 +335,10 @@ fn factorial(x: &Real, precision: Precision) -> Option<Real> {
 /// `n (n - 1) ... (n - k + 1) / k!` for a whole k.
 fn binomial(n: &Real, k: &Real, precision: Precision) -> Option<Real> {
     let below = n.plus(&k.negated(), precision)?;
-    let k = match (k.as_small(MAX_FACTORIAL), below.as_small(MAX_FACTORIAL)) {
+    let k = match (
+        k.as_small(MAX_POINT_FACTORIAL),
+        below.as_small(MAX_POINT_FACTORIAL),
+    ) {
         (Some(k), Some(rest)) => k.min(rest),
         (Some(k), None) => k,
         (None, Some(rest)) => rest,
@@ -526,11 +528,11 @@ impl Complex {
         if !meet(&self.re, &other.re) || !meet(&self.im, &other.im) {
             return Some(false);
         }
-        let bits = KNOWN_BITS.min(precision.0 / 2);
         let parts = [&self.re, &self.im, &other.re, &other.im];
-        parts
-            .iter()
-            .all(|part| part.is_known_to(bits))
-            .then_some(true)
+        let known = |part: &&Real| match precision.0 {
+            MANY_BITS => part.is_known_behind_point(KNOWN_BITS),
+            bits => part.is_known_to(bits / 2),
+        };
+        parts.iter().all(known).then_some(true)
     }
 }

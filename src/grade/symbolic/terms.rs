@@ -562,8 +562,9 @@ impl Parser {
     fn bracketed(&mut self, open: char) -> Result<Answer, Unreadable> {
         let closers = [Token::Symbol(')'), Token::Symbol(']')];
         let bars = std::mem::take(&mut self.bars);
-        let mut items = self.items(&closers)?;
+        let items = self.items(&closers);
         self.bars = bars;
+        let mut items = items?;
         let close = match self.peek() {
             Some(Token::Symbol(close)) => *close,
             _ => return Err(Unreadable::Syntax("a bracket that is not closed")),

@@ -39,7 +39,7 @@ pub(super) fn unit(word: &str) -> Option<&'static str> {
     })
 }
 
-/// A whole number below a thousand in words: `twelve`, `twenty one`, `three hundred and five`.
+/// A whole number below a thousand in words: `twelve`, `twenty one`, `three hundred five`.
 pub(super) fn number(words: &[String]) -> Option<i64> {
     let mut value = 0;
     let mut below = 1_000;

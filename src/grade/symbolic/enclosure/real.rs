@@ -254,6 +254,16 @@ impl Real {
         }
     }
 
+    /// Whether the bounds leave less than `2^-bits` open.
+    pub(in crate::grade::symbolic) fn is_known_behind_point(&self, bits: u64) -> bool {
+        match self {
+            Self::Exact(_) => true,
+            Self::Between(Bounds(interval)) => interval
+                .width_top()
+                .is_none_or(|width| width <= -(bits as i64)),
+        }
+    }
+
     /// A small whole number that this is known to be.
     pub(in crate::grade::symbolic) fn as_small(&self, limit: u32) -> Option<u32> {
         self.as_integer()

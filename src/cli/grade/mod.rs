@@ -1,32 +1,31 @@
-//! `micota grade`: grades logs of answers again, without a model.
+//! `micota grade`: grades logs of answers again, without a model. A judge may be asked beside.
+
+mod judge;
+mod report;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use comfy_table::Table;
 use rayon::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::engine_args::EngineArgs;
 use super::exit::{Exit, usage};
+use super::notice::notice;
 use crate::durable::{AtomicFile, write_atomic};
 use crate::eval::judge::{
-    CheckedSample, DEFAULT_TEMPLATE, EndpointJudge, Judge, JudgePrompt, SeedFiles, strict_verdict,
+    CheckedSample, DEFAULT_TEMPLATE, JudgeJournal, JudgePrompt, SeedFiles, gsm8k_summary,
+    strict_verdict,
 };
 use crate::eval::log_reader::{LogReader, RawRow, sample_logs};
 use crate::eval::naming;
 use crate::eval::regrade::{
-    FieldNames, GradedRow, LoggedSample, Regrader, Rule, Tally, document_key, votes,
+    FieldNames, GradedRow, LoggedSample, Regrader, Rule, Tally, document_key,
 };
 use crate::grade::boxed::Variant;
-use crate::grade::stats;
 use crate::task::{ProcessResults, Registry};
-
-/// Confidence of the printed intervals.
-const CONFIDENCE: f64 = 0.95;
-/// The environment variable that holds the judge's API key.
-const KEY_VARIABLE: &str = "OPENAI_API_KEY";
 
 /// Grade logged answers again: by the reference's rule, by mathematical equality, by a judge.
 #[derive(clap::Args)]
@@ -53,25 +52,36 @@ pub(super) struct Args {
     /// Where the verdicts go, one line per row in input order [default: grades.jsonl beside the log]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Threads [default: all cores]
-    #[arg(long)]
-    threads: Option<usize>,
     /// Every run in a folder, not only the newest of each task
     #[arg(long)]
     all_runs: bool,
     /// Prints the summary as JSON
     #[arg(long)]
     json: bool,
-    /// Asks a judge about answers that the rule calls wrong: base URL of an OpenAI-compatible
-    /// server, such as http://localhost:8000/v1 (key: OPENAI_API_KEY)
-    #[arg(long, value_name = "URL", requires = "judge_model")]
-    judge_url: Option<String>,
-    /// The judge's model name
-    #[arg(long, value_name = "NAME")]
+    /// Asks a judge about answers that the rule calls wrong: a Hugging Face folder or GGUF file, or
+    /// with --judge-url the model's name there. Its verdict is a column of its own
+    #[arg(long, alias = "judge_model", value_name = "PATH|NAME")]
     judge_model: Option<String>,
+    /// Base URL of the judge's OpenAI-compatible server, such as http://localhost:8000/v1 (key:
+    /// OPENAI_API_KEY)
+    #[arg(
+        long,
+        alias = "judge_url",
+        value_name = "URL",
+        requires = "judge_model"
+    )]
+    judge_url: Option<String>,
     /// A file with the judge's prompt: {problem}, {gold} and {extracted} are filled in
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        alias = "judge_template",
+        value_name = "FILE",
+        requires = "judge_model"
+    )]
     judge_template: Option<PathBuf>,
+    /// Of a local judge; --threads are the grader's as well
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// A log and how it is graded.
@@ -83,21 +93,13 @@ struct Log {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    if let Some(threads) = args.threads {
+    if let Some(threads) = args.engine.threads() {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .context("cannot start that many threads")?;
     }
     let logs = logs(args).map_err(usage)?;
-    let judge = match (&args.judge_url, &args.judge_model) {
-        (Some(url), Some(model)) => Some(EndpointJudge::new(
-            url,
-            model,
-            std::env::var(KEY_VARIABLE).ok(),
-        )),
-        _ => None,
-    };
     let template = match &args.judge_template {
         Some(path) => std::fs::read_to_string(path)
             .with_context(|| path.display().to_string())
@@ -114,6 +116,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             out.display()
         )));
     }
+    let mut local = judge::load_local(args)?;
+    let mut judge = judge::open(args, local.as_mut(), &template, &out)?;
     let mut grading = Grading {
         names: FieldNames {
             response: args.response_field.clone(),
@@ -123,7 +127,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         },
         regrader: Regrader::new()?,
         several: logs.len() > 1,
-        judge,
+        judges: judge.is_some(),
         template,
         tallies: BTreeMap::new(),
         checked: Vec::new(),
@@ -131,18 +135,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let mut file = AtomicFile::create(&out)?;
     let mut seed_files = Vec::new();
     for log in &logs {
-        grading.grade_log(log, &mut file)?;
-        if grading.judge.is_some() {
-            let checked = std::mem::take(&mut grading.checked);
+        grading.grade_log(log, judge.as_mut(), &mut file)?;
+        let checked = std::mem::take(&mut grading.checked);
+        let judged = judge
+            .as_ref()
+            .is_some_and(|judge| judge.failure().is_none());
+        if judged && matches!(log.rule, Rule::Boxed(_)) {
             let files = SeedFiles::new(&checked).texts(&log.task);
             seed_files.extend(files.map(|(name, text)| (log.path.with_file_name(name), text)));
         }
     }
     file.commit()?;
+    if judge.is_some() {
+        seed_files.extend(gsm8k_files(args)?);
+    }
     for (path, text) in &seed_files {
         write_atomic(path, text.as_bytes())?;
     }
-    let summary = summary(&grading.tallies);
+    let summary = report::summary(&grading.tallies);
     let summary_path = out.with_extension("summary.json");
     write_atomic(
         &summary_path,
@@ -152,7 +162,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if args.json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&summary)?)?;
     } else {
-        write!(stdout, "{}", tables(&grading.tallies))?;
+        write!(stdout, "{}", report::tables(&grading.tallies))?;
         writeln!(
             stdout,
             "verdicts: {}\nsummary: {}",
@@ -163,7 +173,44 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             writeln!(stdout, "judge: {}", path.display())?;
         }
     }
-    Ok(Exit::Done)
+    match judge {
+        None => Ok(Exit::Done),
+        Some(judge) => end_of_judge(judge),
+    }
+}
+
+/// A judge that failed costs its own column, not the others; the exit code says that it did.
+fn end_of_judge(judge: JudgeJournal<'_>) -> anyhow::Result<Exit> {
+    let Some(failure) = judge.failure() else {
+        judge.finish()?;
+        return Ok(Exit::Done);
+    };
+    notice(&format!(
+        "{failure}\nthe verdicts of both graders are written, those of the judge only as far as it came; \
+         the seed's files of unfinished logs are not. The same command asks only what is left"
+    ));
+    Ok(Exit::GateFailed)
+}
+
+/// The seed's gsm8k summaries of the folders among the logs that hold results of it.
+fn gsm8k_files(args: &Args) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    for folder in args.logs.iter().filter(|path| path.is_dir()) {
+        let mut results = Vec::new();
+        for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !name.starts_with("results") || !path.is_file() {
+                continue;
+            }
+            let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let parsed = serde_json::from_slice(&text).with_context(|| path.display().to_string());
+            results.push((name.into_owned(), parsed?));
+        }
+        results.sort_by(|(a, _), (b, _)| a.cmp(b));
+        files.extend(gsm8k_summary(&results).map(|(name, text)| (folder.join(name), text)));
+    }
+    Ok(files)
 }
 
 /// The logs that the arguments name, with their tasks.
@@ -224,7 +271,8 @@ struct Grading {
     names: FieldNames,
     regrader: Regrader,
     several: bool,
-    judge: Option<EndpointJudge>,
+    /// Whether answers are noted for a judge.
+    judges: bool,
     template: String,
     tallies: BTreeMap<Column, Tally>,
     checked: Vec<CheckedSample>,
@@ -239,7 +287,12 @@ struct Done {
 
 impl Grading {
     /// Grades a log batch by batch: parsing and grading in parallel, writing in order.
-    fn grade_log(&mut self, log: &Log, out: &mut impl Write) -> anyhow::Result<()> {
+    fn grade_log(
+        &mut self,
+        log: &Log,
+        mut judge: Option<&mut JudgeJournal<'_>>,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
         let mut reader = LogReader::open(&log.path)?;
         let mut number = 0;
         let terminal = std::io::stderr().is_terminal();
@@ -256,7 +309,9 @@ impl Grading {
                 .into_par_iter()
                 .map(|(row, raw)| this.grade_row(log, row, raw))
                 .collect();
-            self.ask_judge(&mut done)?;
+            if let Some(judge) = judge.as_deref_mut() {
+                self.ask_judge(judge, &mut done);
+            }
             let lines: Vec<String> = done
                 .par_iter()
                 .map(|done| serde_json::to_string(&done.row))
@@ -287,8 +342,8 @@ impl Grading {
         let mut done = match sample {
             Ok(sample) => {
                 let boxed = matches!(log.rule, Rule::Boxed(_));
-                let checked = match (&self.judge, sample.responses.first()) {
-                    (Some(_), Some(response)) if boxed => {
+                let checked = match (self.judges, sample.responses.first()) {
+                    (true, Some(response)) if boxed => {
                         let problem = sample.problem.as_deref().unwrap_or_default();
                         Some(CheckedSample::new(number, problem, &sample.gold, response))
                     }
@@ -314,10 +369,7 @@ impl Grading {
     }
 
     /// Sends the answers that the rule calls wrong to the judge, and fills in its verdicts.
-    fn ask_judge(&mut self, done: &mut [Done]) -> anyhow::Result<()> {
-        let Some(judge) = &mut self.judge else {
-            return Ok(());
-        };
+    fn ask_judge(&self, judge: &mut JudgeJournal<'_>, done: &mut [Done]) {
         let mut asked: Vec<&mut Done> = Vec::new();
         let mut prompts: Vec<JudgePrompt> = Vec::new();
         for done in done {
@@ -330,187 +382,15 @@ impl Grading {
                 asked.push(done);
             }
         }
-        let replies = judge.replies(&prompts)?;
+        let replies = judge.ask(&prompts);
         for (done, reply) in asked.into_iter().zip(&replies) {
+            let Some(reply) = reply else {
+                continue;
+            };
             done.row.judge = Some(strict_verdict(reply));
             if let Some(checked) = &mut done.checked {
                 checked.settle(reply);
             }
         }
-        Ok(())
     }
-}
-
-/// The values of k for which every document has enough samples: 1, 2, 4, ... and the least count.
-fn sample_counts(tally: &Tally) -> Vec<usize> {
-    let least = tally.documents.values().map(Vec::len).min().unwrap_or(0);
-    let most = tally.documents.values().map(Vec::len).max().unwrap_or(0);
-    if most < 2 {
-        return Vec::new();
-    }
-    let mut counts: Vec<usize> = std::iter::successors(Some(1), |k| Some(k * 2))
-        .take_while(|&k| k < least)
-        .collect();
-    counts.push(least);
-    counts
-}
-
-/// pass@k, maj@k and avg@k of one grader, each a mean over documents with its standard error.
-fn repeated(tally: &Tally, k: usize, symbolic: bool) -> [(String, Option<f64>, Option<f64>); 3] {
-    let documents: Vec<_> = tally
-        .documents
-        .values()
-        .map(|marks| votes(marks, symbolic))
-        .collect();
-    let estimate = |name: &str, of: &dyn Fn(&[stats::Vote]) -> Option<f64>| {
-        let values: Vec<f64> = documents.iter().filter_map(|votes| of(votes)).collect();
-        (
-            format!("{name}@{k}"),
-            stats::mean(&values),
-            stats::mean_stderr(&values),
-        )
-    };
-    let correct = |votes: &[stats::Vote]| votes.iter().map(|v| v.correct).collect::<Vec<bool>>();
-    [
-        estimate("pass", &|votes| {
-            let right = votes.iter().filter(|vote| vote.correct).count();
-            stats::pass_at_k(votes.len(), right, k)
-        }),
-        estimate("maj", &|votes| {
-            stats::maj_at_k(votes, k).map(|right| f64::from(u8::from(right)))
-        }),
-        estimate("avg", &|votes| stats::avg_at_k(&correct(votes), k)),
-    ]
-}
-
-fn accuracy(correct: usize, responses: usize) -> Value {
-    if responses == 0 {
-        return Value::Null;
-    }
-    let interval = stats::wilson(correct, responses, CONFIDENCE);
-    json!({
-        "value": correct as f64 / responses as f64,
-        "wilson_95": [interval.low, interval.high],
-    })
-}
-
-fn summary(tallies: &BTreeMap<Column, Tally>) -> Value {
-    let mut tasks = Vec::new();
-    for ((task, filter), tally) in tallies {
-        let mut repeats = Map::new();
-        for k in sample_counts(tally) {
-            for (grader, symbolic) in [("legacy", false), ("symbolic", true)] {
-                for (name, value, stderr) in repeated(tally, k, symbolic) {
-                    repeats.insert(
-                        format!("{name},{grader}"),
-                        json!({"value": value, "stderr": stderr}),
-                    );
-                }
-            }
-        }
-        let logged = match tally.logged {
-            0 => Value::Null,
-            n => json!(tally.logged_correct as f64 / n as f64),
-        };
-        tasks.push(json!({
-            "task": task,
-            "filter": filter,
-            "legacy": accuracy(tally.legacy, tally.responses),
-            "symbolic": accuracy(tally.symbolic, tally.responses),
-            "logged": logged,
-            "counts": tally,
-            "repeated_samples": repeats,
-        }));
-    }
-    json!({ "schema": 1, "tasks": tasks })
-}
-
-fn tables(tallies: &BTreeMap<Column, Tally>) -> String {
-    let mut scores = Table::new();
-    scores.load_style(comfy_table::presets::ASCII_MARKDOWN);
-    scores.set_header([
-        "task",
-        "filter",
-        "responses",
-        "logged",
-        "legacy",
-        "symbolic",
-        "95% (symbolic)",
-        "judge",
-    ]);
-    let mut differences = Table::new();
-    differences.load_style(comfy_table::presets::ASCII_MARKDOWN);
-    differences.set_header([
-        "task",
-        "filter",
-        "both right",
-        "only legacy",
-        "only symbolic",
-        "both wrong",
-        "log differs",
-        "no answer",
-        "unparsable",
-        "over limit",
-        "legacy errors",
-        "unreadable rows",
-    ]);
-    let mut repeats = Table::new();
-    repeats.load_style(comfy_table::presets::ASCII_MARKDOWN);
-    repeats.set_header(["task", "metric", "legacy", "stderr", "symbolic", "stderr"]);
-    let share = |count: usize, of: usize| match of {
-        0 => "-".to_owned(),
-        of => format!("{:.4}", count as f64 / of as f64),
-    };
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
-    for ((task, filter), tally) in tallies {
-        let filter = filter.as_deref().unwrap_or("-");
-        let interval = stats::wilson(tally.symbolic, tally.responses, CONFIDENCE);
-        scores.add_row([
-            task.clone(),
-            filter.to_owned(),
-            tally.responses.to_string(),
-            share(tally.logged_correct, tally.logged),
-            share(tally.legacy, tally.responses),
-            share(tally.symbolic, tally.responses),
-            format!("{:.4} to {:.4}", interval.low, interval.high),
-            match tally.judged {
-                0 => "-".to_owned(),
-                n => format!("{} of {n} asked", tally.judged_correct),
-            },
-        ]);
-        let counts = [
-            tally.both,
-            tally.legacy_only,
-            tally.symbolic_only,
-            tally.neither,
-            tally.logged_differently,
-            tally.no_answer,
-            tally.unparsable,
-            tally.over_limit,
-            tally.legacy_errors,
-            tally.unreadable_rows,
-        ];
-        let cells = [task.clone(), filter.to_owned()].into_iter();
-        differences.add_row(cells.chain(counts.iter().map(usize::to_string)));
-        for k in sample_counts(tally) {
-            let (legacy, symbolic) = (repeated(tally, k, false), repeated(tally, k, true));
-            for ((name, value, stderr), (_, other, other_stderr)) in
-                legacy.into_iter().zip(symbolic)
-            {
-                repeats.add_row([
-                    task.clone(),
-                    name,
-                    number(value),
-                    number(stderr),
-                    number(other),
-                    number(other_stderr),
-                ]);
-            }
-        }
-    }
-    let mut text = format!("{scores}\n\n{differences}\n");
-    if repeats.row_count() > 0 {
-        text.push_str(&format!("\n{repeats}\n"));
-    }
-    text
 }
