@@ -4,7 +4,7 @@ use super::Real;
 use crate::cpu::simd::{Kernel, Simd};
 
 /// Elements handled at once, so that their sums stay in registers.
-const GROUP: usize = 32;
+const GROUP: usize = 16;
 
 pub(super) struct Elect<'a, F> {
     pub(super) vectors: &'a [Vec<F>],
@@ -30,42 +30,45 @@ impl<F: Real> Kernel for Elect<'_, F> {
         }
         let whole = len - len % GROUP;
         for start in (0..whole).step_by(GROUP) {
-            let (mut mix, mut div) = ([F::ZERO; GROUP], [F::ZERO; GROUP]);
-            elect(self.vectors, self.weights, start, &mut mix, &mut div);
+            let (mix, div) = elect::<F, GROUP>(self.vectors, self.weights, start);
             self.mix[start..start + GROUP].copy_from_slice(&mix);
             self.div[start..start + GROUP].copy_from_slice(&div);
         }
         for i in whole..len {
-            let (mut mix, mut div) = ([F::ZERO; 1], [F::ZERO; 1]);
-            elect(self.vectors, self.weights, i, &mut mix, &mut div);
-            (self.mix[i], self.div[i]) = (mix[0], div[0]);
+            let ([mix], [div]) = elect::<F, 1>(self.vectors, self.weights, i);
+            (self.mix[i], self.div[i]) = (mix, div);
         }
     }
 }
 
+/// Mix and divisors of the `N` elements from `start` on.
 #[inline(always)]
 fn elect<F: Real, const N: usize>(
     vectors: &[Vec<F>],
     weights: &[F],
     start: usize,
-    mix: &mut [F; N],
-    div: &mut [F; N],
-) {
+) -> ([F; N], [F; N]) {
+    // Arrays by value: indexed through slices they would not stay in registers.
+    let group = |vector: &Vec<F>| -> [F; N] {
+        let group = vector[start..start + N].try_into();
+        group.expect("a range of N has N elements")
+    };
     let mut sum = [F::ZERO; N];
     for vector in vectors {
-        for (sum, d) in sum.iter_mut().zip(&vector[start..start + N]) {
-            *sum = *sum + *d;
+        let d = group(vector);
+        for i in 0..N {
+            sum[i] = sum[i] + d[i];
         }
     }
+    let (mut mix, mut div) = ([F::ZERO; N], [F::ZERO; N]);
     for (vector, weight) in vectors.iter().zip(weights) {
-        let vector = &vector[start..start + N];
+        let d = group(vector);
         for i in 0..N {
-            let d = vector[i];
-            let plus = (sum[i] >= F::ZERO) & (d > F::ZERO);
-            let minus = !(sum[i] >= F::ZERO) & (d < F::ZERO);
-            let agrees = plus | minus;
-            mix[i] = mix[i] + if agrees { d } else { F::ZERO };
+            let plus = sum[i] >= F::ZERO;
+            let agrees = (plus & (d[i] > F::ZERO)) | (!plus & (d[i] < F::ZERO));
+            mix[i] = mix[i] + if agrees { d[i] } else { F::ZERO };
             div[i] = div[i] + if agrees { *weight } else { F::ZERO };
         }
     }
+    (mix, div)
 }
