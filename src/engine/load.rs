@@ -334,7 +334,7 @@ fn llama_cpp(
     options: &EngineOptions,
     threads: usize,
 ) -> Result<Parts, LoadError> {
-    use super::backends::ggml::{LlamaCppOptions, LlamaCppRunner, MAX_SEQUENCES};
+    use super::backends::ggml::{LlamaCppOptions, LlamaCppRunner};
     use crate::formats::Source;
     let Source::Gguf(metadata) = checkpoint.source() else {
         return Err(LoadError::NoLlamaCpp(
@@ -354,7 +354,7 @@ fn llama_cpp(
             device: place.ggml_device()?,
             threads,
             max_model_len,
-            max_num_seqs: max_num_seqs.min(MAX_SEQUENCES),
+            max_num_seqs,
             max_num_batched_tokens,
             max_outputs: max_num_seqs,
         },

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use micota::convert::{GgufOptions, OutType, to_gguf};
 use micota::engine::{ComputeType, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::model::{Model, reference_forward};
@@ -283,4 +284,38 @@ fn caps_windows_and_scales_agree() {
     check("mistral", &json!({"sliding_window": 1}));
     check("mistral", &json!({"sliding_window": 16}));
     check("mistral", &json!({"sliding_window": 17}));
+}
+
+/// Weights of GGUF files, which ggml takes as they are stored, interleaved heads included.
+#[test]
+fn stored_types_agree_with_the_reference_decoder() {
+    let Some(shared) = shared() else { return };
+    for (name, out_type) in [
+        ("ll3-base", OutType::F16),
+        ("ll3-base", OutType::Q8_0),
+        ("q2t-base", OutType::Q8_0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = GgufOptions {
+            outfile: Some(folder.path().join("model.gguf")),
+            out_type,
+            ..GgufOptions::default()
+        };
+        let source = Checkpoint::open(shared.join("golden/tiny").join(name)).unwrap();
+        let file = to_gguf(&source, &options, &|_| {}).unwrap();
+        let checkpoint = Checkpoint::open(&file.files[0]).unwrap();
+        let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint)).unwrap());
+        let sequence: Vec<u32> = (0..40).map(|i| i * 37 % 250 + 1).collect();
+        let expected = reference_forward(&model, &sequence, 40).logits;
+        let spread = differences(&expected, &vec![0.0; expected.len()]).1;
+        for device in quick_devices() {
+            let sequences = [sequence.clone()];
+            let found = run_mixed(&model, ComputeType::Bf16, &device, &sequences).concat();
+            let (largest, rms) = differences(&found, &expected);
+            assert!(
+                rms <= 0.03 * spread,
+                "{name} {out_type:?} on {device}: {largest}, rms {rms} of {spread}"
+            );
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //! - `eval_runs`: whole runs of the demo model: killed, batched otherwise, with every flag.
 //! - `eval_servers`: `micota eval` against servers on this machine.
 //! - `generate`: `micota generate` as a user runs it.
+//! - `ggml_runner`: the ggml executor's own promises.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
 //! - `grade_logs`: `micota grade` as a user runs it: formats, repeated samples, judges.
@@ -20,6 +21,7 @@
 //! - `importance`: importance matrices against llama.cpp's activations, and their use.
 //! - `legacy_grading`: the reference graders' verdicts, filters, metric and aggregation.
 //! - `llama_cpp`: llama.cpp itself, for the others to compare with.
+//! - `llama_cpp_engine`: llama.cpp's context behind our engine.
 //! - `merge`: merges against the reference's, determinism, refusals.
 //! - `merge_process`: `micota merge` killed, started again, and its memory.
 //! - `model_gguf`: the same decoder from a folder and from GGUF.
@@ -60,6 +62,8 @@ mod eval_replay;
 mod eval_runs;
 mod eval_servers;
 mod generate;
+#[cfg(feature = "ggml")]
+mod ggml_runner;
 mod gguf_listings;
 mod gguf_metadata;
 mod grade_logs;
@@ -69,6 +73,8 @@ mod importance;
 mod legacy_grading;
 #[cfg(feature = "ggml")]
 mod llama_cpp;
+#[cfg(feature = "ggml")]
+mod llama_cpp_engine;
 mod merge;
 mod merge_process;
 mod model_gguf;

@@ -1,0 +1,123 @@
+//! llama.cpp's own context behind the engine: the reference's greedy text from a GGUF file, with
+//! many requests in flight, and refusals in words.
+
+use std::path::{Path, PathBuf};
+
+use micota::convert::{GgufOptions, OutType, to_gguf};
+use micota::engine::{
+    Completion, ComputeType, Device, EngineOptions, Executor, Request, SamplingParams, load,
+};
+use micota::formats::Checkpoint;
+use serde_json::Value;
+
+use crate::shared::shared;
+
+/// Keys and values are in half precision, so a margin between first and second token below this
+/// may be decided by rounding.
+const SAFE_MARGIN: f64 = 0.05;
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        device: Device::Cpu,
+        executor: Executor::LlamaCpp,
+        compute_type: ComputeType::F32,
+        threads: Some(1),
+        max_model_len: Some(256),
+        max_num_seqs: Some(4),
+        ..EngineOptions::default()
+    }
+}
+
+fn gguf(model: &str, folder: &Path, shared: &Path) -> PathBuf {
+    let options = GgufOptions {
+        outfile: Some(folder.join("model.gguf")),
+        out_type: OutType::F32,
+        ..GgufOptions::default()
+    };
+    let checkpoint = Checkpoint::open(shared.join("golden/tiny").join(model)).unwrap();
+    to_gguf(&checkpoint, &options, &|_| {})
+        .unwrap()
+        .files
+        .remove(0)
+}
+
+fn run(model: &Path, requests: Vec<Request>) -> Vec<Completion> {
+    let mut engine = load(model, &options()).unwrap().engine;
+    for request in requests {
+        engine.submit(request).unwrap();
+    }
+    let mut completions = Vec::new();
+    while engine.has_unfinished() {
+        completions.extend(engine.step().unwrap());
+    }
+    completions.sort_by_key(|completion| (completion.request_id, completion.sample_index));
+    completions
+}
+
+#[test]
+fn greedy_text_is_that_of_the_reference_with_many_requests_in_flight() {
+    let Some(shared) = shared() else { return };
+    for name in ["q2t-base", "q3", "ll3-base", "gemma3"] {
+        let path = shared
+            .join("golden/engine")
+            .join(name)
+            .join("reference.json");
+        let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let greedy = &reference["greedy"];
+        let ids = |key: &str| -> Vec<u32> { serde_json::from_value(greedy[key].clone()).unwrap() };
+        let margins: Vec<f64> = serde_json::from_value(greedy["top1_minus_top2"].clone()).unwrap();
+        let expected = ids("new_ids");
+        let sure = margins.iter().take_while(|&&margin| margin > SAFE_MARGIN);
+        let sure = sure.count();
+        assert!(sure > 0, "{name}: the first token is a toss-up");
+        // Three times as many as there are streams, every other one with other company: a second
+        // sample of the same prompt, whose stream is a copy.
+        let request = |id| Request {
+            id,
+            prompt_token_ids: ids("prompt_ids"),
+            params: SamplingParams {
+                max_gen_toks: expected.len(),
+                n: 1 + id as usize % 2,
+                ..SamplingParams::default()
+            },
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let model = gguf(name, folder.path(), &shared);
+        let found = run(&model, (0..12).map(request).collect());
+        assert_eq!(found.len(), 18, "{name}");
+        for completion in found {
+            let id = (completion.request_id, completion.sample_index);
+            assert_eq!(
+                completion.token_ids[..sure],
+                expected[..sure],
+                "{name} {id:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_llama_cpp_cannot_run_is_refused_in_words() {
+    let Some(shared) = shared() else { return };
+    let tiny = shared.join("golden/tiny/q2t-base");
+    let message = |model: &Path, options: &EngineOptions| {
+        let error = load(model, options).err().unwrap();
+        error.to_string()
+    };
+    let folder = message(&tiny, &options());
+    assert!(
+        folder.contains("convert the model with `micota convert`"),
+        "{folder}"
+    );
+    let target = tempfile::tempdir().unwrap();
+    let model = gguf("q2t-base", target.path(), &shared);
+    let many = EngineOptions {
+        max_num_seqs: Some(257),
+        ..options()
+    };
+    let many = message(&model, &many);
+    assert!(
+        many.contains("llama.cpp keeps from 1 to 256 sequences"),
+        "{many}"
+    );
+}
