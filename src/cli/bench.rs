@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let source = ModelSource::find(&args.model)?;
     let checkpoint = Checkpoint::open(source.path())?;
     let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint))?);
-    let limit = MachineLimit::measure(&options)?;
+    let limit = MachineLimit::measure(&options, Some(&model))?;
     let start = Instant::now();
     let mut runner = CpuRunner::load(&model, &options)?;
     let load_s = start.elapsed().as_secs_f64();

@@ -44,10 +44,10 @@ pub(super) struct EngineArgs {
     /// Tokens of prompt and answer together [default: what the model and the KV pool hold]
     #[arg(long, alias = "max-model-len")]
     max_model_len: Option<usize>,
-    /// Sequences in flight [default: 64]
+    /// Sequences in flight [default: by a measurement of this machine, 64 on most]
     #[arg(long, alias = "max-num-seqs")]
     max_num_seqs: Option<usize>,
-    /// Rows of one step, prompt chunks and decoding sequences together [default: 512]
+    /// Rows of one step, prompt chunks and decoding sequences together [default: 8 per sequence]
     #[arg(long, alias = "max-num-batched-tokens")]
     max_num_batched_tokens: Option<usize>,
     /// Positions of a KV block, a multiple of 16

@@ -222,7 +222,7 @@ fn device(args: &Args) -> anyhow::Result<(DeviceLimit, String)> {
 }
 
 fn this_machine(compute_type: ComputeType) -> anyhow::Result<DeviceLimit> {
-    let measured = MachineLimit::measure(&CpuOptions {
+    let options = CpuOptions {
         compute_type,
         quantize: Quantize::None,
         threads: std::thread::available_parallelism()?.get(),
@@ -230,7 +230,8 @@ fn this_machine(compute_type: ComputeType) -> anyhow::Result<DeviceLimit> {
         block_size: 16,
         num_blocks: 1,
         max_model_len: 1,
-    })?;
+    };
+    let measured = MachineLimit::measure(&options, None)?;
     Ok(DeviceLimit {
         memory_bytes: available_bytes().context(
             "the system does not say how much memory is available; give --device-memory",

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::block_manager::BlockManager;
 use super::generation::Generation;
-use super::sampler::{self, Sampler};
+use super::sampler::{self, RowScan, Sampler, SamplerError};
 use super::scheduler::{ScheduledRows, Scheduler, SchedulerLimits, StepPlan};
 use super::sequence::{Sequence, SequenceId};
 use super::speculation::propose;
@@ -42,6 +42,8 @@ pub struct Engine {
     /// Unfinished samples of each unfinished request.
     unfinished: HashMap<u64, usize>,
     sampler: Sampler,
+    /// Of each row of [`Self::logits`].
+    scans: Vec<Result<RowScan, SamplerError>>,
     input: StepInput,
     logits: Vec<f32>,
     statistics: Statistics,
@@ -95,6 +97,7 @@ impl Engine {
             generations: Vec::new(),
             unfinished: HashMap::new(),
             sampler: Sampler::default(),
+            scans: Vec::new(),
             input: StepInput::default(),
             logits: Vec::new(),
             statistics: Statistics::default(),
@@ -330,15 +333,18 @@ impl Engine {
         }
         let used = self.num_used_blocks() as u64;
         self.statistics.peak_kv_blocks = self.statistics.peak_kv_blocks.max(used);
+        sampler::scan_rows(&logits, vocab_size, &mut self.scans);
         let mut completions = Vec::new();
         let mut rest = logits.as_slice();
+        let mut row = 0;
         for rows in &plan.rows {
             self.scheduler.commit(rows);
             if rows.reaches_end {
                 let (own, others) = rest.split_at((1 + rows.num_draft_rows) * vocab_size);
                 rest = others;
-                self.start_samples(rows.id, &own[..vocab_size], now, &mut completions)?;
-                self.extend_sequence(rows, own, now, &mut completions)?;
+                self.start_samples(rows.id, &own[..vocab_size], row, now, &mut completions)?;
+                self.extend_sequence(rows, own, row, now, &mut completions)?;
+                row += 1 + rows.num_draft_rows;
             }
         }
         self.logits = logits;
@@ -350,6 +356,7 @@ impl Engine {
         &mut self,
         leader: SequenceId,
         logits: &[f32],
+        row: usize,
         now: Instant,
         completions: &mut Vec<Completion>,
     ) -> Result<(), EngineError> {
@@ -360,7 +367,7 @@ impl Engine {
                 .expect("a scheduled sequence has not finished")
                 .fork(sample_index);
             self.add_generation(id, generation);
-            self.append_token(id, logits, now, completions)?;
+            self.append_token(id, logits, row, now, completions)?;
         }
         Ok(())
     }
@@ -370,13 +377,15 @@ impl Engine {
         &mut self,
         rows: &ScheduledRows,
         logits: &[f32],
+        first_row: usize,
         now: Instant,
         completions: &mut Vec<Completion>,
     ) -> Result<(), EngineError> {
         let drafts = self.scheduler.take_drafts(rows.id);
         let mut drafts = drafts[..rows.num_draft_rows].iter();
-        for logits in logits.chunks_exact(self.runner.vocab_size()) {
-            let Some(token_id) = self.append_token(rows.id, logits, now, completions)? else {
+        let each = logits.chunks_exact(self.runner.vocab_size());
+        for (row, logits) in (first_row..).zip(each) {
+            let Some(token_id) = self.append_token(rows.id, logits, row, now, completions)? else {
                 return Ok(());
             };
             if drafts.next() != Some(&token_id) {
@@ -388,18 +397,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Samples one token; returns it unless the sequence ended with it.
+    /// Samples one token from row `row` of the step's logits; returns it unless the sequence ended
+    /// with it.
     fn append_token(
         &mut self,
         id: SequenceId,
         logits: &[f32],
+        row: usize,
         now: Instant,
         completions: &mut Vec<Completion>,
     ) -> Result<Option<u32>, EngineError> {
         let slot = &mut self.generations[id.0];
         let generation = slot.as_mut().expect("a sampled sequence has not finished");
-        let sampled = generation
-            .sample(&mut self.sampler, logits)
+        let sampled = self.scans[row]
+            .and_then(|scan| generation.sample(&mut self.sampler, logits, scan))
             .map_err(|source| EngineError::Logits {
                 request_id: generation.request_id(),
                 position: generation.num_generated(),

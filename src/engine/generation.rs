@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::random::CounterRng;
 
-use super::sampler::{self, Sampled, Sampler, SamplerError, SeenTokens};
+use super::sampler::{self, RowScan, Sampled, Sampler, SamplerError, SeenTokens};
 use super::sequence::Sequence;
 use super::stops::StopMatcher;
 use super::{Completion, Detokenizer, FinishReason, SamplingParams, TokenLogprob};
@@ -85,14 +85,16 @@ impl Generation {
         }
     }
 
-    /// Chooses the next token. *Shapes* `logits: [vocab_size]`.
+    /// Chooses the next token. *Shapes* `logits: [vocab_size]`, of which `scan` is the scan.
     pub(super) fn sample(
         &self,
         sampler: &mut Sampler,
         logits: &[f32],
+        scan: RowScan,
     ) -> Result<Sampled, SamplerError> {
         sampler.sample(
             logits,
+            scan,
             &self.params,
             self.seen.as_ref(),
             self.stream,

@@ -218,17 +218,7 @@ impl Detokenizer for Tokenizer {
 /// suffice; the message says which file, option or size, and what to do.
 pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadError> {
     let begin = Instant::now();
-    let threads = match options.threads {
-        Some(0) => {
-            return Err(LoadError::InvalidOption {
-                name: "threads",
-                value: 0,
-                expected: "at least 1",
-            });
-        }
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let threads = threads(options)?;
     let place = Place::find(&options.device)?;
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
@@ -270,6 +260,19 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
     })
 }
 
+/// The threads that were asked for, or one for each core.
+fn threads(options: &EngineOptions) -> Result<usize, LoadError> {
+    match options.threads {
+        Some(0) => Err(LoadError::InvalidOption {
+            name: "threads",
+            value: 0,
+            expected: "at least 1",
+        }),
+        Some(threads) => Ok(threads),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
 /// An executor and what is to be told about it.
 struct Parts {
     runner: Box<dyn ModelRunner>,
@@ -294,7 +297,7 @@ fn own_executor(
 ) -> Result<Parts, LoadError> {
     let model = Arc::new(Model::from_checkpoint(checkpoint)?);
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, demand) = sizes(&model, place, block_size, options)?;
+    let (sizes, demand) = sizes(&model, place, block_size, options, threads)?;
     let runner = place.runner(&model, options, &sizes, block_size, threads)?;
     Ok(Parts {
         family: model.spec.family.to_owned(),
@@ -401,7 +404,8 @@ pub struct MemoryPlan {
 pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadError> {
     let place = Place::find(&options.device)?;
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, demand) = sizes(model, &place, block_size, options)?;
+    let threads = threads(options)?;
+    let (sizes, demand) = sizes(model, &place, block_size, options, threads)?;
     Ok(MemoryPlan {
         weight_bytes: demand.weight_bytes,
         kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
@@ -416,6 +420,7 @@ fn sizes(
     place: &Place,
     block_size: usize,
     options: &EngineOptions,
+    threads: usize,
 ) -> Result<(sizing::Sizes, Demand), LoadError> {
     if block_size == 0 || !block_size.is_multiple_of(KvShape::BLOCK_SIZE_STEP) {
         return Err(LoadError::InvalidOption {
@@ -425,14 +430,20 @@ fn sizes(
         });
     }
     let demand = place.demand(model, options, block_size);
-    let usual = place.usual_batch();
+    let all_chosen = options.max_num_seqs.is_some() && options.max_num_batched_tokens.is_some();
+    let usual = if all_chosen {
+        None
+    } else {
+        place.usual_batch(model, options, threads)?
+    };
+    let max_num_seqs = options.max_num_seqs.or(usual.map(|usual| usual.0));
     let choices = Choices {
         kv_bytes: options.kv_bytes,
         max_model_len: options.max_model_len,
-        max_num_seqs: options.max_num_seqs.or(usual.map(|usual| usual.0)),
+        max_num_seqs,
         max_num_batched_tokens: options
             .max_num_batched_tokens
-            .or(usual.map(|usual| usual.1)),
+            .or(usual.map(|usual| usual.1.max(max_num_seqs.unwrap_or_default()))),
     };
     let sizes = sizing::choose(&demand, &choices, place.available_bytes())?;
     Ok((sizes, demand))

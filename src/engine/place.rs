@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::backends::cpu::{CpuDemand, CpuOptions, CpuRunner, StorageSummary};
+use super::backends::cpu::{CpuDemand, CpuOptions, CpuRunner, MachineLimit, StorageSummary};
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner};
 #[cfg(feature = "ggml")]
@@ -12,9 +12,9 @@ use super::device::{Device, DeviceError};
 use super::device_demand::DeviceDemand;
 use super::load::EngineOptions;
 use super::memory;
-use super::sizing::{Demand, Sizes};
+use super::sizing::{Demand, Sizes, batch_for_balance};
 use super::{ModelRunner, RunnerError};
-use crate::kernels::cpu::Isa;
+use crate::kernels::cpu::{Isa, KvShape};
 use crate::model::Model;
 
 /// Where a model will run.
@@ -80,15 +80,37 @@ impl Place {
         }
     }
 
-    /// Sequences in flight and rows of a step when nobody says, where they differ from a
-    /// processor's: a graphics processor needs more rows to be busy.
-    pub(super) fn usual_batch(&self) -> Option<(usize, usize)> {
+    /// Sequences in flight and rows of a step when nobody says. A graphics processor needs many
+    /// rows to be busy; the CPU is measured, which takes half a second.
+    ///
+    /// # Errors
+    /// The system refused threads.
+    pub(super) fn usual_batch(
+        &self,
+        model: &Model,
+        options: &EngineOptions,
+        threads: usize,
+    ) -> Result<Option<(usize, usize)>, RunnerError> {
         match self {
-            Self::Cpu => None,
+            Self::Cpu => {
+                let cpu = CpuOptions {
+                    compute_type: options.compute_type,
+                    quantize: options.quantize,
+                    threads,
+                    isa: options.kernels.unwrap_or_else(Isa::detect),
+                    block_size: KvShape::BLOCK_SIZE_STEP,
+                    num_blocks: 1,
+                    max_model_len: 1,
+                };
+                let limit = MachineLimit::measure(&cpu, Some(model))?;
+                let demand = self.demand(model, options, KvShape::BLOCK_SIZE_STEP);
+                let balance = limit.balance(demand.weight_bytes, model.num_parameters());
+                Ok(Some(batch_for_balance(balance)))
+            }
             #[cfg(feature = "ggml")]
-            Self::Ggml(info) if info.kind == DeviceKind::Cpu => None,
+            Self::Ggml(info) if info.kind == DeviceKind::Cpu => Ok(None),
             #[cfg(feature = "ggml")]
-            Self::Ggml(_) => Some((256, 2048)),
+            Self::Ggml(_) => Ok(Some((256, 2048))),
         }
     }
 

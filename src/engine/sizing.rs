@@ -1,16 +1,35 @@
 //! How large the KV pool, the batch and a step are: what the user chose, the rest from the model
 //! and the machine's memory. Pure arithmetic; every value is reported before a run starts.
 
-/// Sequences in flight when nobody says: the matrix products of a CPU stand at nine tenths of their
+/// Sequences in flight when nobody says or measures: the matrix products of a CPU stand at nine tenths of their
 /// peak with this many rows, and twice as many double the memory for the rest.
 const DEFAULT_MAX_NUM_SEQS: usize = 64;
-/// Rows of a step when nobody says: enough for the peak of the matrix products, few enough that
+/// Rows of a step when nobody says or measures: enough for the peak of the matrix products, few enough that
 /// sequences being decoded wait a fraction of a second for a prompt.
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
 /// The share of available memory that weights, buffers and KV pool may take when nobody says.
 const MEMORY_SHARE: f64 = 0.85;
 /// KV pool where the system does not say how much memory there is.
 const UNKNOWN_MEMORY_KV_BYTES: u64 = 1 << 30;
+
+/// Sequences in flight, in units of the rows at which a step's multiplications take as long as the
+/// reading of its weights: reading is then a seventh of a step even if the two do not overlap.
+const SEQUENCES_PER_BALANCE: f64 = 6.0;
+/// Chosen sequences stay in this range: below, matrix products are slow whatever the memory; above,
+/// the KV pool is cut into too small shares.
+const CHOSEN_SEQUENCES: std::ops::RangeInclusive<usize> = 32..=256;
+/// Rows of a step for each sequence in flight: prompts do not wait for many steps.
+const ROWS_PER_SEQUENCE: usize = 8;
+
+/// Sequences in flight and rows of a step for a machine on which `balance` rows take as long to
+/// multiply as the weights to read. Powers of two, so that noise in a measurement rarely shows.
+pub(super) fn batch_for_balance(balance: f64) -> (usize, usize) {
+    let (least, most) = CHOSEN_SEQUENCES.into_inner();
+    // A float that is no number or too large becomes an end of the range.
+    let wanted = (SEQUENCES_PER_BALANCE * balance).ceil() as usize;
+    let sequences = wanted.clamp(least, most).next_power_of_two();
+    (sequences, ROWS_PER_SEQUENCE * sequences)
+}
 
 /// What the model needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +251,15 @@ mod tests {
             "a sequence of 2000 tokens needs 125 MiB of KV memory and there are 100 MiB; lower \
              max_model_len to 1600 or raise the KV memory"
         );
+    }
+
+    #[test]
+    fn a_machine_that_multiplies_faster_than_it_reads_gets_larger_batches() {
+        assert_eq!(batch_for_balance(9.5), (64, 512));
+        assert_eq!(batch_for_balance(20.0), (128, 1024));
+        assert_eq!(batch_for_balance(0.0), (32, 256));
+        assert_eq!(batch_for_balance(f64::INFINITY), (256, 2048));
+        assert_eq!(batch_for_balance(f64::NAN), (32, 256));
     }
 
     #[test]

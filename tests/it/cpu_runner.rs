@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use micota::convert::{GgufOptions, OutType, to_gguf};
 use micota::engine::backends::cpu::{ComputeType, CpuDemand, CpuOptions, CpuRunner, Quantize};
 use micota::engine::{ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
@@ -293,4 +294,41 @@ fn a_step_that_cannot_be_run_is_an_error() {
         "cpu: a block table of 1 blocks of 16 positions ends before position 16"
     );
     assert!(runner.copy_block(0, 64).is_err());
+}
+
+#[test]
+fn blocks_of_a_gguf_file_are_multiplied_as_they_are() {
+    let Some(folder) = tiny_models().into_iter().next() else {
+        return;
+    };
+    let target = tempfile::tempdir().unwrap();
+    let conversion = GgufOptions {
+        outfile: Some(target.path().join("model.gguf")),
+        out_type: OutType::Q8_0,
+        ..GgufOptions::default()
+    };
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let converted = to_gguf(&checkpoint, &conversion, &|_| {}).unwrap();
+    let model = open(&converted.files[0]);
+    let mine = tokens(40, 37);
+    let run = |compute_type, quantize| {
+        let options = CpuOptions {
+            compute_type,
+            quantize,
+            ..options()
+        };
+        let mut runner = CpuRunner::load(&model, &options).unwrap();
+        let logits = step(&mut runner, vec![part(&mine, 0..40, &[0, 1, 2])]).concat();
+        (logits, runner.storage().clone())
+    };
+    let (exact, storage) = run(ComputeType::F32, Quantize::Auto);
+    assert_eq!(storage.held.keys().collect::<Vec<_>>(), [&"f32"]);
+    let (kept, storage) = run(ComputeType::Bf16, Quantize::Auto);
+    let held: Vec<_> = storage.held.keys().copied().collect();
+    assert_eq!(held, ["int8 in blocks of 32"]);
+    assert!(storage.requantised.is_empty());
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+    let error = squares(&mut exact.iter().zip(&kept).map(|(a, b)| a - b));
+    let size = squares(&mut exact.iter().copied());
+    assert!(error < 0.03_f32.powi(2) * size, "{error} of {size}");
 }

@@ -1,17 +1,22 @@
-//! Passes over a row of logits, written so that the compiler turns them into vector code.
-//!
-//! Every sum is taken in one fixed order: lanes of a block, then blocks in `f64`.
+//! Passes over a row of logits. The vector code is the kernels'; the same bits on every CPU.
+
+use std::sync::OnceLock;
 
 use super::SamplerError;
+use crate::kernels::cpu::{
+    Greatest, Isa, LOGITS_PER_BLOCK, exp_of_nonpositive, greatest, sum_of_exponentials,
+};
 
 /// Logits handled together; a block's maximum says whether the block is worth a second look.
-const BLOCK: usize = 1024;
-/// Independent accumulators of a pass.
-const LANES: usize = 16;
+const BLOCK: usize = LOGITS_PER_BLOCK;
 /// Up to this many best tokens are kept in a sorted list; more are selected from all.
 const MAX_INSERTED: usize = 64;
-/// `exp` of anything below is smaller than the smallest normal `f32` and counts as zero.
-const MIN_EXPONENT: f32 = -87.0;
+
+/// The CPU's fastest instruction set; results do not depend on it.
+fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(Isa::detect)
+}
 
 /// The greatest logit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,54 +27,24 @@ pub(super) struct Peak {
 
 /// Finds the greatest logit, the lowest id among equals.
 pub(super) fn peak(logits: &[f32]) -> Result<Peak, SamplerError> {
-    let mut value = f32::NEG_INFINITY;
-    let mut first_of_block = 0;
-    for (index, block) in logits.chunks(BLOCK).enumerate() {
-        let (block_max, has_nan) = block_peak(block);
-        if has_nan {
-            let inside = block.iter().position(|x| x.is_nan()).unwrap_or(0);
-            let token_id = index * BLOCK + inside;
-            return Err(SamplerError::NotANumber { token_id });
-        }
-        if block_max > value {
-            value = block_max;
-            first_of_block = index * BLOCK;
-        }
+    let Greatest {
+        value,
+        block_start,
+        has_nan,
+    } = greatest(isa(), logits);
+    if has_nan {
+        let token_id = logits.iter().position(|x| x.is_nan()).unwrap_or(0);
+        return Err(SamplerError::NotANumber { token_id });
     }
     if !value.is_finite() {
         return Err(SamplerError::NoFiniteMaximum);
     }
-    let inside = logits[first_of_block..].iter().position(|&x| x == value);
+    let inside = logits[block_start..].iter().position(|&x| x == value);
     let inside = inside.expect("the maximum is one of the values");
     Ok(Peak {
-        token_id: (first_of_block + inside) as u32,
+        token_id: (block_start + inside) as u32,
         value,
     })
-}
-
-/// The maximum of a block, and whether a value is not a number.
-fn block_peak(block: &[f32]) -> (f32, bool) {
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let mut nan = [0u32; LANES];
-    let (chunks, rest) = block.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            let x = chunk[lane];
-            max[lane] = if x > max[lane] { x } else { max[lane] };
-            nan[lane] |= u32::from(x.is_nan());
-        }
-    }
-    let mut block_max = f32::NEG_INFINITY;
-    let mut has_nan = false;
-    for lane in 0..LANES {
-        block_max = block_max.max(max[lane]);
-        has_nan |= nan[lane] != 0;
-    }
-    for &x in rest {
-        block_max = block_max.max(x);
-        has_nan |= x.is_nan();
-    }
-    (block_max, has_nan)
 }
 
 /// `ln(sum(exp(logits)))`, given their maximum.
@@ -79,29 +54,7 @@ pub(super) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
 
 /// The sum of [`weight`] over all logits.
 pub(super) fn sum_weights(logits: &[f32], max: f32, inverse_temperature: f32) -> f64 {
-    let blocks = logits.chunks(BLOCK);
-    blocks
-        .map(|block| block_weight(block, max, inverse_temperature))
-        .sum()
-}
-
-/// The sum of [`weight`] over a block, in `f32` lanes.
-fn block_weight(block: &[f32], max: f32, inverse_temperature: f32) -> f64 {
-    let mut sums = [0f32; LANES];
-    let (chunks, rest) = block.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += weight(chunk[lane], max, inverse_temperature);
-        }
-    }
-    let mut total = 0f64;
-    for sum in sums {
-        total += f64::from(sum);
-    }
-    for &logit in rest {
-        total += f64::from(weight(logit, max, inverse_temperature));
-    }
-    total
+    sum_of_exponentials(isa(), logits, max, inverse_temperature)
 }
 
 /// Walks through all tokens in order of id and returns the one at which the sum of weights passes
@@ -110,7 +63,7 @@ pub(super) fn token_at(logits: &[f32], max: f32, inverse_temperature: f32, targe
     let mut before = 0f64;
     let mut last_possible = 0;
     for (index, block) in logits.chunks(BLOCK).enumerate() {
-        let block_total = block_weight(block, max, inverse_temperature);
+        let block_total = sum_weights(block, max, inverse_temperature);
         if before + block_total > target {
             let mut sum = before;
             for (inside, &logit) in block.iter().enumerate() {
@@ -142,38 +95,6 @@ pub(super) fn weight(logit: f32, max: f32, inverse_temperature: f32) -> f32 {
     exp_of_nonpositive((logit - max) * inverse_temperature)
 }
 
-/// `exp(x)` for `x <= 0` without branches or calls, so that loops over it become vector code.
-/// Relative error below 2e-7; zero below [`MIN_EXPONENT`]. Range reduction by powers of two and the
-/// polynomial of Cephes' `expf` (Moshier 1989).
-#[expect(
-    clippy::excessive_precision,
-    reason = "the constants are written as published"
-)]
-fn exp_of_nonpositive(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// Adding and subtracting this rounds to the nearest integer (1.5 * 2^23).
-    const ROUNDER: f32 = 12_582_912.0;
-    let clamped = if x < MIN_EXPONENT { MIN_EXPONENT } else { x };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUNDER;
-    let power = shifted - ROUNDER;
-    let r = clamped - power * LN2_HIGH - power * LN2_LOW;
-    let mut p = 1.987_569_150_0e-4f32;
-    p = p * r + 1.398_199_950_7e-3;
-    p = p * r + 8.333_451_907_3e-3;
-    p = p * r + 4.166_579_589_4e-2;
-    p = p * r + 1.666_666_545_9e-1;
-    p = p * r + 5.000_000_120_1e-1;
-    let fraction = p * r * r + r + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits());
-    let scale = f32::from_bits(exponent.wrapping_add(127) << 23);
-    if x < MIN_EXPONENT {
-        0.0
-    } else {
-        fraction * scale
-    }
-}
-
 /// The ids of the `k` greatest logits, best first, lower ids first among equals.
 pub(super) fn best(logits: &[f32], k: usize) -> Vec<u32> {
     let k = k.min(logits.len());
@@ -196,7 +117,7 @@ pub(super) fn best(logits: &[f32], k: usize) -> Vec<u32> {
         let enters = |list: &[u32], x: f32| {
             list.len() < k || list.last().is_some_and(|&worst| x > logits[worst as usize])
         };
-        if !enters(&list, block_peak(block).0) {
+        if !enters(&list, greatest(isa(), block).value) {
             continue;
         }
         for (inside, &x) in block.iter().enumerate() {
@@ -216,18 +137,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn exp_is_accurate_over_its_range() {
-        for step in 0..870_000 {
-            let x = -(step as f32) * 1e-4;
-            let (found, expected) = (exp_of_nonpositive(x), f64::from(x).exp());
-            let error = (f64::from(found) - expected).abs() / expected;
-            assert!(error < 2e-7, "exp({x}) = {found}, relative error {error}");
-        }
-        assert_eq!(exp_of_nonpositive(0.0), 1.0);
-        assert_eq!(exp_of_nonpositive(f32::NEG_INFINITY), 0.0);
-    }
 
     #[test]
     fn impossible_tokens_are_never_walked_into() {

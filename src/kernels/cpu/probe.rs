@@ -10,7 +10,7 @@ use super::Cpu;
 use super::line::{Arithmetic, Line, Operand};
 use super::simd::{Kernel, LANES, Simd};
 
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 20;
 
 /// Floating point operations per second of all threads together: multiply-adds of one operand type
 /// on registers, no memory.
@@ -94,7 +94,7 @@ impl Kernel for ByteMultiplyAdds {
 
 /// Bytes per second that all threads together read from memory, streaming.
 pub fn read_bandwidth(cpu: &mut Cpu) -> f64 {
-    const BYTES: usize = 256 << 20;
+    const BYTES: usize = 192 << 20;
     let lines = vec![Line([1.0_f32; LANES]); BYTES / size_of::<Line<f32>>()];
     let (isa, threads) = (cpu.isa, cpu.threads());
     let mut best = 0.0_f64;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{ModelRunner, RunnerError, StepInput, StepSequence};
-use crate::kernels::cpu::{Bf16, Cpu, F32, peak_flops, read_bandwidth};
+use crate::kernels::cpu::{Bf16, Cpu, F32, peak_flops, peak_int_ops, read_bandwidth};
 use crate::model::{DecoderSpec, Model};
 
+use super::storage::Storage;
 use super::{ComputeType, CpuDemand, CpuOptions, CpuRunner, failure};
 
 /// What the machine can do at most with some threads.
@@ -22,20 +23,31 @@ pub struct MachineLimit {
 }
 
 impl MachineLimit {
-    /// Measures both; takes a second.
+    /// Measures both in half a second: multiplications of integers where `model` will hold most of
+    /// its weights so, otherwise of the compute type.
     ///
     /// # Errors
     /// The system refused threads.
-    pub fn measure(options: &CpuOptions) -> Result<Self, RunnerError> {
+    pub fn measure(options: &CpuOptions, model: Option<&Model>) -> Result<Self, RunnerError> {
         let mut cpu = Cpu::new(options.isa, options.threads)
             .map_err(|error| failure(format!("{} threads: {error}", options.threads)))?;
+        let storage = Storage::new(options.compute_type, options.quantize);
+        let has_ints = model.is_some_and(|model| storage.is_mostly_ints(model));
         Ok(Self {
             flops: match options.compute_type {
+                _ if has_ints => peak_int_ops(&mut cpu),
                 ComputeType::F32 => peak_flops::<F32>(&mut cpu),
                 ComputeType::Bf16 => peak_flops::<Bf16>(&mut cpu),
             },
             bytes_per_s: read_bandwidth(&mut cpu),
         })
+    }
+
+    /// Rows of a step at which multiplying the weights takes as long as reading them.
+    pub fn balance(&self, weight_bytes: u64, num_parameters: u64) -> f64 {
+        let reading = weight_bytes as f64 / self.bytes_per_s;
+        let multiplying = 2.0 * num_parameters as f64 / self.flops;
+        reading / multiplying
     }
 }
 

@@ -121,6 +121,21 @@ impl Storage {
         bytes
     }
 
+    /// Whether more bytes of weights are integers than floats.
+    pub(super) fn is_mostly_ints(self, model: &Model) -> bool {
+        let (mut ints, mut all) = (0, 0);
+        for_each_matrix(model, |parts, outputs| {
+            let bytes = self.bytes(parts, outputs);
+            all += bytes;
+            ints += if self.format(parts).is_some() {
+                bytes
+            } else {
+                0
+            };
+        });
+        2 * ints > all
+    }
+
     /// What is held in which way, and which blocks were not taken as they are.
     pub(super) fn summary(self, model: &Model) -> StorageSummary {
         let mut summary = StorageSummary::default();

@@ -1,0 +1,191 @@
+//! Passes over rows of logits: the greatest, and the sum of exponentials.
+//!
+//! Nothing here is fused, and sums run in sixteen lanes and blocks of fixed size, so the results are
+//! the same bits on every instruction set and whatever else runs.
+
+use super::isa::Isa;
+use super::simd::{Kernel, LANES, Simd};
+
+/// Logits handled together: lanes are added up, in double precision, after each block.
+pub const LOGITS_PER_BLOCK: usize = 1024;
+
+/// `exp` of anything below is smaller than the smallest normal `f32` and counts as zero.
+const LEAST_EXPONENT: f32 = -87.0;
+
+/// What one pass finds in a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Greatest {
+    /// The greatest value that is a number; minus infinity where there is none.
+    pub value: f32,
+    /// Where the block of [`LOGITS_PER_BLOCK`] with the first such value begins.
+    pub block_start: usize,
+    /// Whether some value is not a number.
+    pub has_nan: bool,
+}
+
+/// Finds the greatest value of a row.
+pub fn greatest(isa: Isa, logits: &[f32]) -> Greatest {
+    isa.run(FindGreatest(logits))
+}
+
+/// The sum of [`exp_of_nonpositive`] of `(logit - max) * inverse_temperature`, in lanes and then in
+/// double precision. `max` is the greatest logit.
+pub fn sum_of_exponentials(isa: Isa, logits: &[f32], max: f32, inverse_temperature: f32) -> f64 {
+    isa.run(SumExponentials {
+        logits,
+        max,
+        inverse_temperature,
+    })
+}
+
+struct FindGreatest<'a>(&'a [f32]);
+
+impl Kernel for FindGreatest<'_> {
+    type Output = Greatest;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Greatest {
+        let mut found = Greatest {
+            value: f32::NEG_INFINITY,
+            block_start: 0,
+            has_nan: false,
+        };
+        let (one, lowest) = (simd.splat(1.0), simd.splat(f32::NEG_INFINITY));
+        for (index, block) in self.0.chunks(LOGITS_PER_BLOCK).enumerate() {
+            let (mut most, mut numbers) = (lowest, one);
+            for_each_vector(block, f32::NEG_INFINITY, |lanes| {
+                let x = simd.load(lanes);
+                // The second operand stays where the first is no number.
+                most = simd.max(x, most);
+                numbers = simd.min(simd.keep_where_at_least(one, x, x), numbers);
+            });
+            let value = simd.max_lane(most);
+            if value > found.value {
+                (found.value, found.block_start) = (value, index * LOGITS_PER_BLOCK);
+            }
+            found.has_nan |= simd.sum(numbers) < LANES as f32;
+        }
+        found
+    }
+}
+
+struct SumExponentials<'a> {
+    logits: &'a [f32],
+    max: f32,
+    inverse_temperature: f32,
+}
+
+impl Kernel for SumExponentials<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let (max, factor) = (simd.splat(self.max), simd.splat(self.inverse_temperature));
+        let mut total = 0.0;
+        for block in self.logits.chunks(LOGITS_PER_BLOCK) {
+            let mut sums = simd.splat(0.0);
+            for_each_vector(block, f32::NEG_INFINITY, |lanes| {
+                let x = simd.mul(simd.sub(simd.load(lanes), max), factor);
+                sums = simd.add(sums, exp_lanes(simd, x));
+            });
+            let mut lanes = [0.0; LANES];
+            simd.store(sums, &mut lanes);
+            let block: f64 = lanes.into_iter().map(f64::from).sum();
+            total += block;
+        }
+        total
+    }
+}
+
+/// Calls `body` with sixteen values at a time, the last ones filled up.
+#[inline(always)]
+fn for_each_vector(values: &[f32], filler: f32, mut body: impl FnMut(&[f32; LANES])) {
+    let (vectors, rest) = values.as_chunks::<LANES>();
+    vectors.iter().for_each(&mut body);
+    if !rest.is_empty() {
+        let mut lanes = [filler; LANES];
+        lanes[..rest.len()].copy_from_slice(rest);
+        body(&lanes);
+    }
+}
+
+/// `exp(x)` for `x <= 0`, relative error below 2e-7; zero below -87. Range reduction by powers of
+/// two and the polynomial of Cephes' `expf` (Moshier 1989), each operation rounded on its own.
+#[inline(always)]
+fn exp_lanes<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    let lowest = simd.splat(LEAST_EXPONENT);
+    let clamped = simd.max(x, lowest);
+    let power = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));
+    let r = simd.sub(clamped, simd.mul(power, simd.splat(0.693_359_4)));
+    let r = simd.sub(r, simd.mul(power, simd.splat(-2.121_944_4e-4)));
+    let mut p = simd.splat(1.987_569_1e-4);
+    for coefficient in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5.000_000_1e-1,
+    ] {
+        p = simd.add(simd.mul(p, r), simd.splat(coefficient));
+    }
+    let p = simd.add(simd.mul(simd.mul(p, r), r), r);
+    let fraction = simd.add(p, simd.splat(1.0));
+    simd.keep_where_at_least(simd.mul(fraction, simd.pow2(power)), x, lowest)
+}
+
+/// The exponential that [`sum_of_exponentials`] adds up, of one value.
+pub fn exp_of_nonpositive(x: f32) -> f32 {
+    let simd = super::simd::portable::Portable;
+    simd.max_lane(exp_lanes(simd, simd.splat(x)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logits(count: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 7919 + 13) % 10_007) as f32 / 250.0 - 20.0;
+        (0..count).map(value).collect()
+    }
+
+    #[test]
+    fn every_path_finds_the_same() {
+        for count in [1, 15, 16, 1000, 1024, 1025, 5003] {
+            let mut logits = logits(count);
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exact: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
+            let portable: Isa = "portable".parse().unwrap();
+            let expected = sum_of_exponentials(portable, &logits, most, 1.0);
+            assert!((expected - exact).abs() < 1e-6 * exact);
+            for isa in Isa::available() {
+                let found = greatest(isa, &logits);
+                assert_eq!(found.value, most, "{isa}");
+                let block = logits[found.block_start..].iter().take(LOGITS_PER_BLOCK);
+                assert!(block.copied().any(|x| x == most) && !found.has_nan);
+                let sum = sum_of_exponentials(isa, &logits, most, 1.0);
+                assert_eq!(sum.to_bits(), expected.to_bits(), "{isa}, {count}");
+            }
+            let last = count - 1;
+            logits[last] = f32::NAN;
+            for isa in Isa::available() {
+                assert!(greatest(isa, &logits).has_nan, "{isa}, {count}");
+            }
+            logits[last] = f32::NEG_INFINITY;
+            for isa in Isa::available() {
+                assert!(!greatest(isa, &logits).has_nan, "{isa}, {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_over_its_range() {
+        for step in 0..87_000 {
+            let x = -(step as f32) * 1e-3;
+            let (found, expected) = (exp_of_nonpositive(x), f64::from(x).exp());
+            let error = (f64::from(found) - expected).abs() / expected;
+            assert!(error < 2e-7, "exp({x}) = {found}, relative error {error}");
+        }
+        assert_eq!(exp_of_nonpositive(0.0), 1.0);
+        assert_eq!(exp_of_nonpositive(f32::NEG_INFINITY), 0.0);
+    }
+}
