@@ -7,91 +7,129 @@ use anyhow::Context;
 
 use super::Exit;
 use super::exit::usage;
-use super::model_source::ModelSource;
+use super::interrupt::Interrupt;
+use super::notice::notice;
+use crate::train::TrainError;
+use crate::train::prepare::Plan;
 use crate::train::recipe::Recipe;
-use crate::train::run::{Plan, Progress, Run};
+use crate::train::run::{Event, Hooks, Outcome, Progress, Run};
 
 /// Fine-tune a model by a recipe (LLaMA-Factory's YAML keys).
+///
+/// Started again after an interruption, the same command goes on from the newest checkpoint, with
+/// the same bits. See docs/training.md.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The recipe.
     recipe: PathBuf,
+    /// Settings over the recipe's, for example learning_rate=2e-5.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
     /// Read everything, say what would be done, and stop.
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let mut recipe = Recipe::load(&args.recipe).map_err(usage)?;
-    // Alive until the end: the tokenizer's files are copied from it.
-    let mut source = ModelSource::find(&recipe.model_name_or_path.to_string_lossy())?;
-    if !recipe.train_from_scratch {
-        source = source.into_folder()?;
+    let (recipe, notes) = Recipe::load(&args.recipe, &args.overrides).map_err(usage)?;
+    for note in notes {
+        notice(&format!("note: {note}"));
     }
-    recipe.model_name_or_path = source.path().to_owned();
     let output = recipe.output_dir.clone();
-    let run = Run::prepare(recipe)?;
-    let mut out = std::io::stderr();
-    describe(&mut out, run.plan())?;
+    let run = Run::prepare(recipe).map_err(|error| match error {
+        TrainError::Setting(_) => usage(error),
+        error => error.into(),
+    })?;
+    describe(run.plan());
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    run.train(&mut |progress| {
-        // Progress that nobody can read must not stop a run.
-        let _ = show(&mut out, progress);
-    })
-    .context("training stopped")?;
-    writeln!(std::io::stdout(), "{}", output.display())?;
-    Ok(Exit::Done)
+    let interrupt = Interrupt::listen();
+    let outcome = run
+        .train(&mut Hooks {
+            report: &mut show,
+            interrupted: &|| interrupt.is_set(),
+        })
+        .context("training stopped")?;
+    match outcome {
+        Outcome::Finished => {
+            writeln!(std::io::stdout(), "{}", output.display())?;
+            Ok(Exit::Done)
+        }
+        Outcome::Interrupted { step, checkpoint } => {
+            notice(&format!(
+                "interrupted after step {step}; the same command goes on from {}",
+                checkpoint.display()
+            ));
+            Ok(Exit::Interrupted)
+        }
+    }
 }
 
-fn describe(out: &mut impl Write, plan: &Plan) -> std::io::Result<()> {
-    let Plan {
-        num_rows,
-        longest,
-        num_tokens,
-        num_parameters,
-        total_steps,
-        ..
-    } = plan;
-    writeln!(
-        out,
-        "{num_rows} rows ({num_tokens} tokens, longest {longest}), {num_parameters} trained \
-         values, {total_steps} steps"
-    )?;
-    if plan.dropped > 0 {
-        writeln!(
-            out,
-            "warning: {} rows dropped: their turns do not alternate",
-            plan.dropped
-        )?;
+fn describe(plan: &Plan) {
+    let counts = &plan.counts;
+    let share = 100.0 * plan.num_trained as f64 / plan.num_parameters as f64;
+    let packs = if plan.is_packed {
+        format!(" in {} packs of {}", plan.num_visited, plan.longest)
+    } else {
+        String::new()
+    };
+    notice(&format!(
+        "{} rows of {} tokens{packs} (median {}, 90% below {}, longest {}), {} for evaluation",
+        counts.lengths.len(),
+        counts.num_tokens(),
+        counts.quantile(0.5),
+        counts.quantile(0.9),
+        counts.quantile(1.0),
+        plan.num_evaluated,
+    ));
+    notice(&format!(
+        "{} of {} values trained ({share:.2}%); {} steps, {} per epoch",
+        plan.num_trained, plan.num_parameters, plan.total_steps, plan.steps_per_epoch
+    ));
+    for warning in &plan.warnings {
+        notice(&format!("warning: {warning}"));
     }
-    if plan.cut > 0 {
-        let (cut, lost) = (plan.cut, plan.lost_end);
-        writeln!(
-            out,
-            "warning: {cut} rows were cut to cutoff_len and {lost} of them lost the end of their \
-             answer; raise cutoff_len or drop those rows"
-        )?;
-    }
-    Ok(())
 }
 
-fn show(out: &mut impl Write, progress: &Progress) -> std::io::Result<()> {
-    let Progress {
-        step,
-        total_steps,
-        loss,
-        grad_norm,
-        learning_rate,
-        epoch,
-        ..
-    } = progress;
-    let left = progress.elapsed.as_secs_f64() / *step as f64 * (total_steps - step) as f64;
-    writeln!(
-        out,
-        "step {step}/{total_steps}  loss {loss:.4}  grad norm {grad_norm:.3}  lr \
-         {learning_rate:.2e}  epoch {epoch:.2}  {:.0} tok/s  {left:.0} s left",
-        progress.tokens_per_s
-    )
+fn show(event: &Event) {
+    match event {
+        Event::Progress(progress) => {
+            let Progress {
+                step,
+                total_steps,
+                loss,
+                grad_norm,
+                learning_rate,
+                epoch,
+                tokens_per_s,
+                remaining,
+            } = progress;
+            notice(&format!(
+                "step {step}/{total_steps}  loss {loss:.4}  grad norm {grad_norm:.3}  lr \
+                 {learning_rate:.2e}  epoch {epoch:.2}  {tokens_per_s:.0} tok/s  {:.0} s left",
+                remaining.as_secs_f64()
+            ));
+        }
+        Event::Evaluated { step, loss } => {
+            notice(&format!("step {step}  evaluation loss {loss:.4}"));
+        }
+        Event::Saved(path) => notice(&format!("saved {}", path.display())),
+        Event::Resumed {
+            path,
+            step,
+            is_verified,
+        } => {
+            notice(&format!(
+                "going on after step {step} from {}",
+                path.display()
+            ));
+            if !is_verified {
+                notice(
+                    "warning: the checkpoint does not say which data and settings it was made \
+                     with; the recipe is trusted",
+                );
+            }
+        }
+    }
 }

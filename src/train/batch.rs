@@ -5,8 +5,6 @@ use super::encode::Example;
 
 /// Batches are padded to a multiple of this many tokens.
 const PAD_MULTIPLE: usize = 8;
-/// Rows are packed among this many neighbours, as the reference's preprocessing batches do.
-pub const PACKING_GROUP: usize = 1000;
 
 /// Pads `rows` on the right to one length. Padding is segment 0, unlabelled.
 pub fn pad(rows: &[&Example], pad_token_id: u32) -> Batch {
@@ -46,24 +44,18 @@ pub struct Pack {
     pub position_ids: Vec<u32>,
 }
 
-/// Packs the rows of one group; rows of `cutoff_len` tokens or more are left out (and counted).
+/// Packs the rows of one group, each of at most `cutoff_len - 1` tokens.
 ///
 /// Greedy knapsacks as the reference fills them: always the longest row that still fits; rows of
 /// equal length last in, first out.
-pub fn pack(
-    rows: &[Example],
-    cutoff_len: usize,
-    keep_apart: bool,
-    pad_token_id: u32,
-) -> (Vec<Pack>, usize) {
+pub fn pack(rows: &[Example], cutoff_len: usize, keep_apart: bool, pad_token_id: u32) -> Vec<Pack> {
     let capacity = cutoff_len - 1;
-    let mut left: Vec<(usize, usize)> = rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.input_ids.len() <= capacity)
-        .map(|(index, row)| (row.input_ids.len(), index))
-        .collect();
-    let dropped = rows.len() - left.len();
+    let lengths = rows.iter().map(|row| row.input_ids.len());
+    let mut left: Vec<(usize, usize)> = lengths.zip(0..).collect();
+    assert!(
+        left.iter().all(|(length, _)| *length <= capacity),
+        "rows were cut to a pack's capacity"
+    );
     left.sort_unstable();
     let mut packs = Vec::new();
     while !left.is_empty() {
@@ -98,7 +90,7 @@ pub fn pack(
         pack.position_ids.resize(cutoff_len, 0);
         packs.push(pack);
     }
-    (packs, dropped)
+    packs
 }
 
 /// A batch of packs.

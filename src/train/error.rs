@@ -21,6 +21,17 @@ pub enum TrainError {
         /// What is wrong, with the row's number.
         reason: String,
     },
+    /// A recipe's key does not fit the model or the data; the text begins with the key.
+    #[error("{0}")]
+    Setting(String),
+    /// A checkpoint or an output folder cannot be used.
+    #[error("{path}: {reason}", path = .path.display())]
+    Checkpoint {
+        /// The checkpoint or folder.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A file cannot be read or written.
     #[error("{path}: {error}", path = .path.display())]
     Io {
@@ -31,9 +42,9 @@ pub enum TrainError {
     },
     /// The loss or a gradient is not a number any more.
     #[error(
-        "step {step}: the loss is {loss} and the gradient norm {grad_norm}; weights were left as \
-         they were after step {last_good}; lower learning_rate or look at the rows of this step: \
-         {rows:?}"
+        "step {step}: the loss is {loss} and the gradient norm {grad_norm}; {}; lower \
+         learning_rate, or look at the rows of this step: {rows:?}",
+        last_good(checkpoint.as_deref())
     )]
     Diverged {
         /// The step that failed.
@@ -42,8 +53,8 @@ pub enum TrainError {
         loss: f64,
         /// Its gradient norm.
         grad_norm: f64,
-        /// The last step whose update was applied.
-        last_good: usize,
+        /// The last checkpoint, from before the failure.
+        checkpoint: Option<PathBuf>,
         /// The rows of the step's batches, by their place in the training set.
         rows: Vec<usize>,
     },
@@ -56,4 +67,11 @@ pub enum TrainError {
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+fn last_good(checkpoint: Option<&std::path::Path>) -> String {
+    match checkpoint {
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "there is no checkpoint yet (save_steps)".to_owned(),
+    }
 }

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
 use candle_core::{Device, Tensor};
-use sha2::{Digest, Sha256};
 
 use super::TrainError;
+use super::adapter::generator;
 use crate::model::{DecoderSpec, LayerWeight, Model, WeightId};
-use crate::random::CounterRng;
 
 /// Every weight of a model in f32. A tied head is not listed.
 ///
@@ -107,11 +106,7 @@ fn tensor_name(id: WeightId) -> String {
 
 /// Normal values by the Box-Muller transform.
 fn normal(name: &str, seed: u64, std: f64, count: usize) -> Vec<f32> {
-    let digest = Sha256::digest(name.as_bytes());
-    let key = digest[..8]
-        .iter()
-        .fold(0u64, |key, byte| key << 8 | u64::from(*byte));
-    let rng = CounterRng::from_parts(&[seed, key]);
+    let rng = generator(seed, name);
     (0..count as u128)
         .map(|i| {
             let radius = (-2.0 * (1.0 - rng.uniform(2 * i)).ln()).sqrt();

@@ -2,6 +2,8 @@
 //! optimiser, schedule, loop. Reads the recipes and data formats of LLaMA-Factory.
 
 pub mod recipe;
+
+pub mod prepare;
 pub mod run;
 
 pub mod dataset;
@@ -9,15 +11,25 @@ pub mod encode;
 pub mod template;
 
 pub mod batch;
+pub mod corpus;
 pub mod order;
+pub mod visit;
 
+pub mod adapter;
 pub mod decoder;
 pub mod init;
+pub mod memory;
 pub mod ops;
 
 pub mod optimizer;
 pub mod schedule;
 pub mod trainer;
+
+mod checkpoint;
+mod curve;
+mod log;
+mod output;
+mod tensors;
 
 mod error;
 

@@ -108,7 +108,10 @@ impl AdamW {
         let correction1 = 1.0 - beta1.powi(self.step as i32);
         let correction2 = 1.0 - beta2.powi(self.step as i32);
         for (parameter, gradient) in self.parameters.iter_mut().zip(&gradients.tensors) {
-            let gradient = (gradient * gradient_scale)?;
+            let gradient = match gradient {
+                Some(gradient) => (gradient * gradient_scale)?,
+                None => parameter.exp_avg.zeros_like()?,
+            };
             let exp_avg = ((&parameter.exp_avg * beta1)? + (&gradient * (1.0 - beta1))?)?;
             let exp_avg_sq =
                 ((&parameter.exp_avg_sq * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
@@ -132,21 +135,16 @@ impl AdamW {
 
 /// Gradients of the trained tensors, summed over micro-batches.
 pub struct Gradients {
-    tensors: Vec<Tensor>,
+    /// In the optimiser's order; `None` as long as nothing was added.
+    tensors: Vec<Option<Tensor>>,
 }
 
 impl Gradients {
-    /// Zero gradients for the optimiser's parameters.
-    ///
-    /// # Errors
-    /// The device cannot hold them.
-    pub fn zeros(optimizer: &AdamW) -> Result<Self> {
-        let tensors = optimizer
-            .parameters
-            .iter()
-            .map(|parameter| parameter.var.as_tensor().zeros_like()?.to_dtype(DType::F32))
-            .collect::<Result<_>>()?;
-        Ok(Self { tensors })
+    /// No gradients yet, for the optimiser's parameters.
+    pub fn new(optimizer: &AdamW) -> Self {
+        Self {
+            tensors: vec![None; optimizer.parameters.len()],
+        }
     }
 
     /// Adds what one backward pass produced. A parameter that the loss does not depend on adds 0.
@@ -155,9 +153,14 @@ impl Gradients {
     /// A tensor operation fails.
     pub fn add(&mut self, optimizer: &AdamW, store: &GradStore) -> Result<()> {
         for (sum, parameter) in self.tensors.iter_mut().zip(&optimizer.parameters) {
-            if let Some(gradient) = store.get(parameter.var.as_tensor()) {
-                *sum = (&*sum + gradient.to_dtype(DType::F32)?)?.detach();
-            }
+            let Some(gradient) = store.get(parameter.var.as_tensor()) else {
+                continue;
+            };
+            let gradient = gradient.to_dtype(DType::F32)?;
+            *sum = Some(match sum.take() {
+                Some(before) => (before + gradient)?.detach(),
+                None => gradient.detach(),
+            });
         }
         Ok(())
     }
@@ -168,14 +171,14 @@ impl Gradients {
     /// A tensor operation fails.
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0.0;
-        for tensor in &self.tensors {
+        for tensor in self.tensors.iter().flatten() {
             sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }
         Ok(sum.sqrt())
     }
 
-    /// The gradients, in the optimiser's order.
-    pub fn tensors(&self) -> &[Tensor] {
+    /// The gradients, in the optimiser's order; `None` for a parameter that nothing depended on.
+    pub fn tensors(&self) -> &[Option<Tensor>] {
         &self.tensors
     }
 }

@@ -1,65 +1,24 @@
-//! A whole training run: recipe to trained checkpoint, with its log.
+//! A whole training run: steps, reports, evaluations and checkpoints, to the trained files.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use candle_core::{DType as TensorType, Tensor};
-use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::TrainError;
-use super::batch;
+use super::checkpoint::{self, Contents, Identity, Totals};
+use super::corpus::Corpus;
+use super::curve;
 use super::decoder::Batch;
-use super::encode::{self, Conversation, EncodeOptions, Example};
-use super::optimizer::AdamWConfig;
-use super::recipe::Recipe;
-use super::schedule::Schedule;
-use super::template::{Special, Template};
-use super::trainer::{StepConfig, Trained, Trainer};
-use super::{dataset, init, order};
-use crate::durable::write_atomic;
-use crate::formats::{Checkpoint, DType, PlannedTensor, SafetensorsWriter, Tokenizer};
-use crate::model::{DecoderSpec, Model, spec_from_config};
-
-/// Families whose decoder has gradients here.
-const TRAINABLE: &[&str] = &["qwen2", "qwen3", "llama", "mistral"];
-
-/// Files of the starting model that belong to the trained one as well.
-const COPIED: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
-
-/// What a run is about to do.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    /// Rows that are trained on.
-    pub num_rows: usize,
-    /// Rows left out because their turns do not alternate.
-    pub dropped: usize,
-    /// Rows that lost tokens to `cutoff_len`.
-    pub cut: usize,
-    /// Rows that lost the end of their last answer.
-    pub lost_end: usize,
-    /// The longest row, in tokens.
-    pub longest: usize,
-    /// All rows' tokens.
-    pub num_tokens: usize,
-    /// Trained values.
-    pub num_parameters: usize,
-    /// Optimisation steps.
-    pub total_steps: usize,
-}
+use super::encode::Conversation;
+use super::log::{Log, Place, STATE_FILE, write_json};
+use super::output::Companions;
+use super::prepare::Plan;
+use super::recipe::{Recipe, Resume, Strategy};
+use super::trainer::Trainer;
+use super::visit::{Grouping, Visit};
+use crate::formats::Tokenizer;
 
 /// What is shown while a run goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +29,7 @@ pub struct Progress {
     pub total_steps: usize,
     /// Mean loss since the last report.
     pub loss: f64,
-    /// The last step's gradient norm.
+    /// The last step's gradient norm, before clipping.
     pub grad_norm: f64,
     /// The last step's rate.
     pub learning_rate: f64,
@@ -78,399 +37,429 @@ pub struct Progress {
     pub epoch: f64,
     /// Tokens per second since the start, padding included.
     pub tokens_per_s: f64,
-    /// Since the first step.
-    pub elapsed: Duration,
+    /// What the rest will take.
+    pub remaining: Duration,
 }
 
-/// A run that has read everything it needs.
+/// What a run tells about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It goes on from this checkpoint, after that many steps.
+    Resumed {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Steps done.
+        step: usize,
+        /// Whether the checkpoint says that it belongs to this run.
+        is_verified: bool,
+    },
+    /// Some steps were taken.
+    Progress(Progress),
+    /// The validation rows were evaluated.
+    Evaluated {
+        /// Steps done.
+        step: usize,
+        /// Mean over batches of the loss per label.
+        loss: f64,
+    },
+    /// A checkpoint was written.
+    Saved(PathBuf),
+}
+
+/// The other side of a run.
+pub struct Hooks<'a> {
+    /// Hears what happens.
+    pub report: &'a mut dyn FnMut(&Event),
+    /// Asked after each step whether to stop there.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done and the files are in their place.
+    Finished,
+    /// It was stopped; the checkpoint is where it goes on.
+    Interrupted {
+        /// Steps done.
+        step: usize,
+        /// Where it goes on.
+        checkpoint: PathBuf,
+    },
+}
+
+/// A run that has read everything it needs. Made by [`Run::prepare`].
 pub struct Run {
-    recipe: Recipe,
-    examples: Vec<Example>,
-    pad_token_id: u32,
-    trainer: Trainer,
-    plan: Plan,
+    pub(super) recipe: Recipe,
+    pub(super) train: Corpus,
+    pub(super) eval: Corpus,
+    pub(super) grouping: Grouping,
+    pub(super) trainer: Trainer,
+    pub(super) companions: Companions,
+    pub(super) identity: Identity,
+    pub(super) plan: Plan,
+    /// Values that take part in products: all but the embedding.
+    pub(super) num_flop_parameters: usize,
+    pub(super) first_row: Option<Conversation>,
+    pub(super) first_source: Vec<u32>,
+    pub(super) eos: String,
+    pub(super) tokenizer: Tokenizer,
+}
+
+/// The state of a run between two steps.
+struct Course {
+    totals: Totals,
+    log: Log,
+    /// Seconds of earlier parts of the run.
+    earlier_s: f64,
+    started: Instant,
+    /// Steps of earlier parts of the run.
+    first_step: usize,
+    last_checkpoint: Option<PathBuf>,
+}
+
+impl Course {
+    fn elapsed_s(&self) -> f64 {
+        self.earlier_s + self.started.elapsed().as_secs_f64()
+    }
+
+    fn place(&self, epoch: f64, total_steps: usize) -> Place {
+        let step = self.totals.step;
+        let own = self.started.elapsed().as_secs_f64() / (step - self.first_step).max(1) as f64;
+        Place {
+            step,
+            total_steps,
+            epoch,
+            elapsed_s: self.elapsed_s(),
+            remaining_s: own * (total_steps - step) as f64,
+        }
+    }
 }
 
 impl Run {
-    /// Reads model, tokenizer and data, and works out the steps.
-    ///
-    /// # Errors
-    /// Anything that the recipe names is missing or does not fit.
-    pub fn prepare(recipe: Recipe) -> Result<Self, TrainError> {
-        let fail = |reason: String| TrainError::Recipe {
-            path: recipe.model_name_or_path.clone(),
-            reason,
-        };
-        let template = Template::find(&recipe.template).ok_or_else(|| {
-            let known: Vec<_> = super::template::TEMPLATES.iter().map(|t| t.name).collect();
-            fail(format!(
-                "template: {} is not one of {}",
-                recipe.template,
-                known.join(", ")
-            ))
-        })?;
-        let folder = recipe.model_name_or_path.as_path();
-        let trainable = |spec: &DecoderSpec| {
-            let known = TRAINABLE.join(", ");
-            let found = spec.family;
-            let message = format!("cannot train the family {found}; it must be one of {known}");
-            TRAINABLE
-                .contains(&found)
-                .then_some(())
-                .ok_or_else(|| fail(message))
-        };
-        let (spec, weights, tokenizer) = if recipe.train_from_scratch {
-            let config = read_object(&folder.join("config.json"))?;
-            let spec = spec_from_config(&Value::Object(config.clone()))?;
-            trainable(&spec)?;
-            let std = config
-                .get("initializer_range")
-                .and_then(Value::as_f64)
-                .unwrap_or(0.02);
-            let weights = init::random(&spec, std, recipe.seed)?;
-            (spec, weights, Tokenizer::from_folder(folder)?)
-        } else {
-            let checkpoint = Arc::new(Checkpoint::open(folder)?);
-            let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-            let model = Model::from_checkpoint(checkpoint)?;
-            trainable(&model.spec)?;
-            let weights = init::from_model(&model)?;
-            (model.spec, weights, tokenizer)
-        };
-        let data = dataset::load(&recipe)?;
-        let examples = encode_all(&data.conversations, template, &tokenizer, &recipe)?;
-        if examples.is_empty() {
-            return Err(fail(format!(
-                "dataset {}: no rows to train on",
-                recipe.dataset
-            )));
-        }
-        let num_parameters = weights.values().map(Tensor::elem_count).sum();
-        let steps_per_epoch = examples
-            .len()
-            .div_ceil(recipe.per_device_train_batch_size)
-            .div_ceil(recipe.gradient_accumulation_steps);
-        let total_steps = usize::try_from(recipe.max_steps)
-            .ok()
-            .filter(|steps| *steps > 0)
-            .unwrap_or((recipe.num_train_epochs * steps_per_epoch as f64).ceil() as usize);
-        let schedule = Schedule {
-            learning_rate: recipe.learning_rate,
-            decay: recipe.decay().map_err(fail)?,
-            warmup_steps: recipe.num_warmup_steps(total_steps),
-            total_steps,
-        };
-        let config = StepConfig {
-            optimizer: AdamWConfig {
-                beta1: recipe.adam_beta1,
-                beta2: recipe.adam_beta2,
-                epsilon: recipe.adam_epsilon,
-                weight_decay: recipe.weight_decay,
-            },
-            schedule,
-            max_grad_norm: recipe.max_grad_norm,
-            compute_dtype: if recipe.bf16 {
-                TensorType::BF16
-            } else {
-                TensorType::F32
-            },
-        };
-        let plan = Plan {
-            num_rows: examples.len(),
-            dropped: data.dropped,
-            cut: examples
-                .iter()
-                .filter(|example| example.cut_tokens > 0)
-                .count(),
-            lost_end: examples.iter().filter(|example| example.lost_end).count(),
-            longest: examples
-                .iter()
-                .map(|example| example.input_ids.len())
-                .max()
-                .unwrap_or(0),
-            num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
-            num_parameters,
-            total_steps,
-        };
-        let pad_token_id = tokenizer
-            .pad_token_id()
-            .or(tokenizer.eos_token_id())
-            .unwrap_or_default();
-        let trainer = Trainer::new(spec, weights, Trained::Full, config)?;
-        Ok(Self {
-            recipe,
-            examples,
-            pad_token_id,
-            trainer,
-            plan,
-        })
-    }
-
     /// What the run is about to do.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Trains and writes the model; `report` is called every `logging_steps` and at the end.
+    /// Trains and writes the model or adapter.
     ///
     /// # Errors
-    /// A step fails or diverges, or the output cannot be written.
-    pub fn train(mut self, report: &mut dyn FnMut(&Progress)) -> Result<(), TrainError> {
+    /// A step fails or diverges, a checkpoint does not fit, or the output cannot be written.
+    pub fn train(mut self, hooks: &mut Hooks<'_>) -> Result<Outcome, TrainError> {
         let output = self.recipe.output_dir.clone();
-        fs::create_dir_all(&output).map_err(|error| TrainError::Io {
+        let io = |error| TrainError::Io {
             path: output.clone(),
             error,
-        })?;
-        let started = Instant::now();
-        let mut log = Log::default();
-        let mut num_tokens = 0;
-        let mut since_report = Vec::new();
-        let mut visit = Visit::new(&self.recipe, self.examples.len());
-        for step in 1..=self.plan.total_steps {
-            let (epoch, groups) = visit.next_step();
-            let batches: Vec<Batch> = groups.iter().map(|rows| self.batch(rows)).collect();
+        };
+        fs::create_dir_all(&output).map_err(io)?;
+        let folder = fs::File::open(&output).map_err(io)?;
+        if folder.try_lock().is_err() {
+            return Err(TrainError::Checkpoint {
+                path: output.clone(),
+                reason: "another run is writing there".into(),
+            });
+        }
+        let mut course = self.begin(hooks)?;
+        let total_steps = self.plan.total_steps;
+        let logging = Recipe::steps(self.recipe.logging_steps, total_steps);
+        let saving = Recipe::steps(self.recipe.save_steps, total_steps);
+        let evaluating = self.recipe.eval_steps.unwrap_or(self.recipe.logging_steps);
+        let evaluating = Recipe::steps(evaluating, total_steps);
+        let due = |strategy: Strategy, every: usize, step: usize, ends_epoch: bool| match strategy {
+            Strategy::No => false,
+            Strategy::Steps => step.is_multiple_of(every),
+            Strategy::Epoch => ends_epoch,
+        };
+        let mut visit = Visit::after(self.grouping, course.totals.step);
+        let mut epoch = course.totals.step as f64 / self.plan.steps_per_epoch as f64;
+        while course.totals.step < total_steps {
+            let rows = visit.next_step();
+            epoch = rows.epoch;
+            let batches: Vec<Batch> = rows
+                .micro_batches
+                .iter()
+                .map(|indices| self.train.batch(indices))
+                .collect();
             let done = self.trainer.step(&batches)?;
             if !(done.loss.is_finite() && done.grad_norm.is_finite()) {
                 return Err(TrainError::Diverged {
-                    step,
+                    step: course.totals.step + 1,
                     loss: done.loss,
                     grad_norm: done.grad_norm,
-                    last_good: step - 1,
-                    rows: groups.concat(),
+                    checkpoint: course.last_checkpoint,
+                    rows: rows.micro_batches.concat(),
                 });
             }
-            num_tokens += done.num_tokens;
-            since_report.push(done.loss);
-            if step % self.recipe.logging_steps == 0 || step == self.plan.total_steps {
-                let elapsed = started.elapsed();
-                let progress = Progress {
+            let totals = &mut course.totals;
+            totals.step += 1;
+            totals.loss_sum += done.loss;
+            totals.num_tokens += done.num_tokens as u64;
+            totals.since_report.push(done.loss);
+            let step = totals.step;
+            let is_last = step == total_steps;
+            let ends_epoch = rows.ends_epoch;
+            if is_last || due(self.recipe.logging_strategy, logging, step, ends_epoch) {
+                let place = course.place(epoch, total_steps);
+                let losses = std::mem::take(&mut course.totals.since_report);
+                let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+                let (grad_norm, learning_rate) = (done.grad_norm, done.learning_rate);
+                course
+                    .log
+                    .add_training(&place, loss, grad_norm, learning_rate)?;
+                (hooks.report)(&Event::Progress(Progress {
                     step,
-                    total_steps: self.plan.total_steps,
-                    loss: since_report.iter().sum::<f64>() / since_report.len() as f64,
-                    grad_norm: done.grad_norm,
-                    learning_rate: done.learning_rate,
+                    total_steps,
+                    loss,
+                    grad_norm,
+                    learning_rate,
                     epoch,
-                    tokens_per_s: num_tokens as f64 / elapsed.as_secs_f64(),
-                    elapsed,
-                };
-                since_report.clear();
-                log.add(&progress);
-                log.write(&output, &self.recipe)?;
-                report(&progress);
+                    tokens_per_s: course.totals.num_tokens as f64 / place.elapsed_s,
+                    remaining: Duration::from_secs_f64(place.remaining_s),
+                }));
+            }
+            let strategy = self.recipe.strategy_of_evaluation();
+            if due(strategy, evaluating, step, ends_epoch) {
+                self.evaluate(&mut course, epoch, hooks)?;
+            }
+            let interrupted = !is_last && (hooks.interrupted)();
+            let strategy = self.recipe.save_strategy;
+            if interrupted
+                || is_last && strategy != Strategy::No
+                || due(strategy, saving, step, ends_epoch)
+            {
+                let path = self.save(&mut course, epoch)?;
+                (hooks.report)(&Event::Saved(path.clone()));
+                if interrupted {
+                    return Ok(Outcome::Interrupted {
+                        step,
+                        checkpoint: path,
+                    });
+                }
             }
         }
-        self.write_model(&output)
+        self.finish(&mut course, epoch, hooks)?;
+        Ok(Outcome::Finished)
     }
 
-    fn batch(&self, rows: &[usize]) -> Batch {
-        let rows: Vec<&Example> = rows.iter().map(|row| &self.examples[*row]).collect();
-        batch::pad(&rows, self.pad_token_id)
-    }
-
-    /// Writes weights (f32, as trained), configuration and tokenizer.
-    fn write_model(&self, output: &Path) -> Result<(), TrainError> {
-        let parameters = self.trainer.optimizer().parameters();
-        let planned = parameters
-            .iter()
-            .map(|parameter| PlannedTensor {
-                name: parameter.name.clone(),
-                dtype: DType::F32,
-                shape: parameter.var.as_tensor().dims().to_vec(),
-            })
-            .collect();
-        let writer = SafetensorsWriter::create(output, planned, None)?;
-        for parameter in parameters {
-            let values = parameter.var.as_tensor().flatten_all()?.to_vec1::<f32>()?;
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            writer.write(&parameter.name, &bytes)?;
-        }
-        writer.finish()?;
-        for name in COPIED {
-            let source = self.recipe.model_name_or_path.join(name);
-            if source.exists() {
-                let target = output.join(name);
-                let contents = fs::read(&source).map_err(|error| TrainError::Io {
-                    path: source.clone(),
-                    error,
-                })?;
-                write_atomic(&target, &contents).map_err(|error| TrainError::Io {
-                    path: target,
-                    error,
-                })?;
+    /// Goes on from a checkpoint, or begins anew.
+    fn begin(&mut self, hooks: &mut Hooks<'_>) -> Result<Course, TrainError> {
+        let output = self.recipe.output_dir.clone();
+        checkpoint::clean(&output)?;
+        let own = checkpoint::list(&output);
+        let newest = own.last().map(|(_, path)| path.clone());
+        let from = match (&self.recipe.resume_from_checkpoint, newest) {
+            (Resume::From(path), _) => Some(path.clone()),
+            (Resume::Newest, Some(path)) => Some(path),
+            (Resume::Newest, None) => {
+                return Err(TrainError::Checkpoint {
+                    path: output,
+                    reason: "no checkpoint to resume from".into(),
+                });
             }
-        }
-        Ok(())
-    }
-}
-
-/// The rows of each step: epochs of shuffled micro-batches, the last group of an epoch may be
-/// smaller.
-struct Visit {
-    batch_size: usize,
-    accumulation: usize,
-    num_rows: usize,
-    shuffle_seed: Option<u64>,
-    epoch: u64,
-    order: Vec<usize>,
-    position: usize,
-}
-
-impl Visit {
-    fn new(recipe: &Recipe, num_rows: usize) -> Self {
-        let mut visit = Self {
-            batch_size: recipe.per_device_train_batch_size,
-            accumulation: recipe.gradient_accumulation_steps,
-            num_rows,
-            shuffle_seed: (!recipe.disable_shuffling).then_some(recipe.seed),
-            epoch: 0,
-            order: Vec::new(),
-            position: 0,
+            (Resume::Auto, newest) if !self.recipe.overwrite_output_dir => newest,
+            (Resume::Auto | Resume::Fresh, _) => None,
         };
-        visit.order = visit.shuffled();
-        visit
-    }
-
-    fn shuffled(&self) -> Vec<usize> {
-        match self.shuffle_seed {
-            Some(seed) => order::torch_permutation(self.num_rows, seed + self.epoch),
-            None => (0..self.num_rows).collect(),
+        let Some(path) = from else {
+            if !self.recipe.overwrite_output_dir {
+                self.refuse_results(&output)?;
+            }
+            for (_, path) in own {
+                checkpoint::remove(&path)?;
+            }
+            return Ok(Course {
+                totals: Totals::default(),
+                log: Log::resume(&output, Vec::new(), 0)?,
+                earlier_s: 0.0,
+                started: Instant::now(),
+                first_step: 0,
+                last_checkpoint: None,
+            });
+        };
+        let optimizer = self.trainer.optimizer_mut();
+        let point = checkpoint::load(&path, &self.companions, optimizer, &self.identity)?;
+        let step = point.totals.step;
+        if step > self.plan.total_steps {
+            return Err(TrainError::Checkpoint {
+                path,
+                reason: format!("it is at step {step} of a run of {}", self.plan.total_steps),
+            });
         }
-    }
-
-    /// The epoch after this step, and the rows of each of its micro-batches.
-    fn next_step(&mut self) -> (f64, Vec<Vec<usize>>) {
-        if self.position == self.num_rows {
-            self.epoch += 1;
-            self.position = 0;
-            self.order = self.shuffled();
-        }
-        let end = (self.position + self.batch_size * self.accumulation).min(self.num_rows);
-        let rows = &self.order[self.position..end];
-        let groups = rows
-            .chunks(self.batch_size)
-            .map(<[usize]>::to_vec)
-            .collect();
-        self.position = end;
-        (
-            self.epoch as f64 + end as f64 / self.num_rows as f64,
-            groups,
-        )
-    }
-}
-
-/// What the run's log files hold so far.
-#[derive(Default)]
-struct Log {
-    lines: String,
-    history: Vec<Value>,
-}
-
-impl Log {
-    fn add(&mut self, progress: &Progress) {
-        let Progress {
+        (hooks.report)(&Event::Resumed {
+            path: path.clone(),
             step,
-            total_steps,
-            loss,
-            grad_norm,
-            learning_rate,
-            epoch,
-            ..
-        } = *progress;
-        let elapsed = progress.elapsed.as_secs_f64();
-        let remaining = elapsed / step as f64 * (total_steps - step) as f64;
-        let line = json!({
-            "current_steps": step,
-            "total_steps": total_steps,
-            "loss": loss,
-            "lr": learning_rate,
-            "epoch": epoch,
-            "percentage": (step as f64 / total_steps as f64 * 1e4).round() / 100.0,
-            "elapsed_time": clock(elapsed),
-            "remaining_time": clock(remaining),
+            is_verified: point.is_verified,
         });
-        // Writing to a string does not fail.
-        let _ = writeln!(self.lines, "{line}");
-        self.history.push(json!({
-            "epoch": epoch,
-            "grad_norm": grad_norm,
-            "learning_rate": learning_rate,
-            "loss": loss,
-            "step": step,
-        }));
+        Ok(Course {
+            earlier_s: point.totals.elapsed_s,
+            totals: point.totals,
+            log: Log::resume(&output, point.history, step)?,
+            started: Instant::now(),
+            first_step: step,
+            last_checkpoint: Some(path),
+        })
     }
 
-    fn write(&self, output: &Path, recipe: &Recipe) -> Result<(), TrainError> {
-        let last = self.history.last();
-        let state = json!({
-            "epoch": last.map(|entry| entry["epoch"].clone()),
-            "global_step": last.map(|entry| entry["step"].clone()),
-            "log_history": self.history,
+    /// An earlier result is replaced only on request.
+    fn refuse_results(&self, output: &Path) -> Result<(), TrainError> {
+        let weights = output.join(self.companions.weights_file());
+        let checkpoints = checkpoint::list(output);
+        let found = match checkpoints.last() {
+            Some((_, path)) => path,
+            None if weights.exists() => &weights,
+            None => return Ok(()),
+        };
+        Err(TrainError::Checkpoint {
+            path: found.clone(),
+            reason: "is there from an earlier run; set overwrite_output_dir: true to replace it, \
+                     or name another output_dir"
+                .into(),
+        })
+    }
+
+    fn trainer_state(&self, course: &Course, epoch: f64) -> Value {
+        let recipe = &self.recipe;
+        let epochs = recipe.num_train_epochs;
+        let num_train_epochs = if recipe.max_steps > 0 {
+            self.plan.total_steps.div_ceil(self.plan.steps_per_epoch)
+        } else {
+            epochs.ceil() as usize
+        };
+        json!({
+            "epoch": epoch,
+            "eval_steps": recipe.eval_steps.unwrap_or(recipe.logging_steps),
+            "global_step": course.totals.step,
+            "is_local_process_zero": true,
+            "is_world_process_zero": true,
+            "log_history": course.log.history,
             "logging_steps": recipe.logging_steps,
+            "max_steps": self.plan.total_steps,
+            "num_input_tokens_seen": course.totals.num_tokens,
+            "num_train_epochs": num_train_epochs,
+            "save_steps": recipe.save_steps,
+            "total_flos": self.flops(course),
             "train_batch_size": recipe.per_device_train_batch_size,
+        })
+    }
+
+    /// Six operations per token and value, as the reference counts.
+    fn flops(&self, course: &Course) -> f64 {
+        6.0 * course.totals.num_tokens as f64 * self.num_flop_parameters as f64
+    }
+
+    fn save(&self, course: &mut Course, epoch: f64) -> Result<PathBuf, TrainError> {
+        let output = &self.recipe.output_dir;
+        course.totals.elapsed_s = course.elapsed_s();
+        let trainer_state = self.trainer_state(course, epoch);
+        let path = checkpoint::save(
+            output,
+            &Contents {
+                companions: &self.companions,
+                optimizer: self.trainer.optimizer(),
+                identity: &self.identity,
+                totals: &course.totals,
+                trainer_state: &trainer_state,
+                only_model: self.recipe.save_only_model,
+            },
+        )?;
+        course.last_checkpoint = Some(path.clone());
+        if let Some(most) = self.recipe.save_total_limit {
+            let all = checkpoint::list(output);
+            for (_, old) in all.iter().rev().skip(most) {
+                checkpoint::remove(old)?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Mean over batches of their mean loss per label, a last small batch like the others, as the
+    /// reference's trainer has it (golden run `qwen2_shuffle_partial`).
+    fn evaluate(
+        &self,
+        course: &mut Course,
+        epoch: f64,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Map<String, Value>, TrainError> {
+        let started = Instant::now();
+        let rows: Vec<usize> = (0..self.eval.len()).collect();
+        let batches = rows.chunks(self.recipe.per_device_eval_batch_size);
+        let num_batches = batches.len();
+        let mut sum = 0.0;
+        for indices in batches {
+            sum += self.trainer.evaluate(&self.eval.batch(indices))?;
+        }
+        let loss = sum / num_batches.max(1) as f64;
+        let seconds = started.elapsed().as_secs_f64();
+        let results = json!({
+            "eval_loss": loss,
+            "eval_runtime": rounded(seconds, 4),
+            "eval_samples_per_second": rounded(rows.len() as f64 / seconds, 3),
+            "eval_steps_per_second": rounded(num_batches as f64 / seconds, 3),
         });
-        let state = format!("{state:#}\n");
-        for (name, text) in [
-            ("trainer_log.jsonl", &self.lines),
-            ("trainer_state.json", &state),
-        ] {
-            let path = output.join(name);
-            write_atomic(&path, text.as_bytes()).map_err(|error| TrainError::Io { path, error })?;
+        let results = results.as_object().cloned().unwrap_or_default();
+        let place = course.place(epoch, self.plan.total_steps);
+        course.log.add_evaluation(&place, &results)?;
+        (hooks.report)(&Event::Evaluated {
+            step: course.totals.step,
+            loss,
+        });
+        Ok(results)
+    }
+
+    /// Writes the trained files and the results.
+    fn finish(
+        &self,
+        course: &mut Course,
+        epoch: f64,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<(), TrainError> {
+        let output = &self.recipe.output_dir;
+        let seconds = course.elapsed_s();
+        let steps = course.totals.step as f64;
+        let rows_per_step = self.grouping.batch_size * self.grouping.accumulation;
+        let train = json!({
+            "total_flos": self.flops(course),
+            "train_loss": course.totals.loss_sum / steps,
+            "train_runtime": rounded(seconds, 4),
+            "train_samples_per_second": rounded(steps * rows_per_step as f64 / seconds, 3),
+            "train_steps_per_second": rounded(steps / seconds, 3),
+        });
+        let train = train.as_object().cloned().unwrap_or_default();
+        let place = course.place(epoch, self.plan.total_steps);
+        course.log.add_end(&place, &train)?;
+        self.companions
+            .write(output, self.trainer.optimizer().parameters())?;
+        let with_epoch = |results: &Map<String, Value>| {
+            let mut all = Map::new();
+            all.insert("epoch".into(), json!(epoch));
+            all.extend(results.clone());
+            Value::Object(all)
+        };
+        write_json(&output.join("train_results.json"), &with_epoch(&train))?;
+        let mut all = train;
+        let strategy = self.recipe.strategy_of_evaluation();
+        if !self.eval.is_empty() && (self.recipe.do_eval || strategy != Strategy::No) {
+            let eval = self.evaluate(course, epoch, hooks)?;
+            write_json(&output.join("eval_results.json"), &with_epoch(&eval))?;
+            all.extend(eval);
+        }
+        write_json(&output.join("all_results.json"), &with_epoch(&all))?;
+        let state = self.trainer_state(course, epoch);
+        write_json(&output.join(STATE_FILE), &state)?;
+        if self.recipe.plot_loss {
+            for (key, name) in [
+                ("loss", "training_loss"),
+                ("eval_loss", "training_eval_loss"),
+            ] {
+                let path = output.join(format!("{name}.svg"));
+                curve::draw(&path, key, &course.log.series(key))?;
+            }
         }
         Ok(())
     }
 }
 
-/// `H:MM:SS`, as the reference prints durations.
-fn clock(seconds: f64) -> String {
-    let seconds = seconds as u64;
-    format!(
-        "{}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
-fn read_object(path: &Path) -> Result<Map<String, Value>, TrainError> {
-    let text = fs::read_to_string(path).map_err(|error| TrainError::Io {
-        path: path.to_owned(),
-        error,
-    })?;
-    serde_json::from_str(&text).map_err(|error| TrainError::Data {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
-}
-
-fn encode_all(
-    conversations: &[Conversation],
-    template: &Template,
-    tokenizer: &Tokenizer,
-    recipe: &Recipe,
-) -> Result<Vec<Example>, TrainError> {
-    let options = EncodeOptions {
-        cutoff_len: recipe.cutoff_len,
-        train_on_prompt: recipe.train_on_prompt,
-        mask_history: recipe.mask_history,
-        enable_thinking: recipe.enable_thinking,
-        default_system: recipe.default_system.clone(),
-    };
-    let special = Special {
-        bos: tokenizer.bos_token().unwrap_or(""),
-        eos: tokenizer.eos_token().unwrap_or(""),
-    };
-    let encode = |text: &str| Ok::<_, TrainError>(tokenizer.encode(text, false)?);
-    conversations
-        .par_iter()
-        .map(|conversation| {
-            let turns = encode::pieces(conversation, template, &special, &options)
-                .iter()
-                .map(|(source, answer)| Ok((encode(source)?, encode(answer)?)))
-                .collect::<Result<Vec<_>, TrainError>>()?;
-            Ok(encode::assemble(&turns, &options))
-        })
-        .collect()
+fn rounded(value: f64, digits: i32) -> f64 {
+    let unit = 10f64.powi(digits);
+    (value * unit).round() / unit
 }

@@ -30,6 +30,8 @@ pub struct Template {
     pub stop_words: &'static [&'static str],
     /// Whether an answer without thoughts gets an empty thought block (Qwen3).
     pub is_reasoning: bool,
+    /// Whether a model trained with it needs its own chat template in place of the old one.
+    pub replaces_chat_template: bool,
 }
 
 const CHATML_SYSTEM: &str = "<|im_start|>system\n{}<|im_end|>\n";
@@ -46,6 +48,7 @@ const CHATML: Template = Template {
     default_system: "",
     stop_words: &["<|im_end|>", "<|im_start|>"],
     is_reasoning: false,
+    replaces_chat_template: false,
 };
 
 const PLAIN: Template = Template {
@@ -57,6 +60,7 @@ const PLAIN: Template = Template {
     default_system: "",
     stop_words: &[],
     is_reasoning: false,
+    replaces_chat_template: false,
 };
 
 /// Every layout. To add one: a row here and a case in the golden tokenisations.
@@ -98,6 +102,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "default",
+        replaces_chat_template: true,
         system: "System: {}{eos}\n",
         user: "Human: {}{eos}\nAssistant:",
         assistant: "{}{eos}\n",
@@ -105,6 +110,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "default@0.9.2",
+        replaces_chat_template: true,
         system: "System: {}\n",
         user: "Human: {}\nAssistant:",
         assistant: "{}{eos}\n",
@@ -112,11 +118,12 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "alpaca",
-        system: "{}\n\n",
+        replaces_chat_template: true,
+        system: "{}",
         user: "### Instruction:\n{}\n\n### Response:\n",
         assistant: "{}{eos}\n\n",
         default_system: "Below is an instruction that describes a task. \
-                         Write a response that appropriately completes the request.",
+                         Write a response that appropriately completes the request.\n\n",
         ..PLAIN
     },
     PLAIN,
@@ -139,6 +146,32 @@ impl Template {
         }
         text.push_str(&special.fill(self.user, user));
         text
+    }
+
+    /// The layout as a chat template (Jinja). A user turn ends where the answer begins, whether or
+    /// not one is asked for.
+    pub fn to_jinja(&self, bos: &str, eos: &str) -> String {
+        let special = Special { bos, eos };
+        let text = |text: &str| {
+            let text = special.fill(text, SLOT).replace('\\', "\\\\");
+            format!("'{}'", text.replace('\'', "\\'").replace('\n', "\\n"))
+        };
+        let around = |layout: &str, content: &str| {
+            let (before, after) = layout.split_once(SLOT).unwrap_or((layout, ""));
+            format!("{{{{ {} + {content} + {} }}}}", text(before), text(after))
+        };
+        format!(
+            "{{{{ {} }}}}{{% if messages[0]['role'] == 'system' %}}{{% set system = \
+             messages[0]['content'] %}}{{% set turns = messages[1:] %}}{{% else %}}{{% set system = \
+             {} %}}{{% set turns = messages %}}{{% endif %}}{{% if system %}}{}{{% endif %}}{{% for \
+             message in turns %}}{{% if message['role'] == 'assistant' %}}{}{{% else %}}{}{{% endif \
+             %}}{{% endfor %}}",
+            text(self.prefix),
+            text(self.default_system),
+            around(self.system, "system"),
+            around(self.assistant, "message['content']"),
+            around(self.user, "message['content']"),
+        )
     }
 
     /// The answer piece of a turn.

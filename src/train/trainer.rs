@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::decoder::{Adapter, Batch, Decoder};
+use super::decoder::{Adapter, Batch, Decoder, Dropout};
 use super::optimizer::{AdamW, AdamWConfig, Gradients};
 use super::schedule::Schedule;
 use crate::model::DecoderSpec;
@@ -19,8 +19,12 @@ pub struct StepConfig {
     pub optimizer: AdamWConfig,
     /// The course of the learning rate.
     pub schedule: Schedule,
-    /// Gradients are scaled down to this L2 norm.
+    /// Gradients are scaled down to this L2 norm; 0 leaves them as they are.
     pub max_grad_norm: f64,
+    /// The share of their inputs that adapters lose in a step, and the seed that chooses them.
+    pub dropout: Dropout,
+    /// Compute each layer again in the backward pass instead of keeping its activations.
+    pub recompute: bool,
     /// Matrix products run in this: `F32` or `BF16`.
     pub compute_dtype: DType,
 }
@@ -51,13 +55,18 @@ pub struct Trainer {
 pub enum Trained {
     /// Every tensor.
     Full,
-    /// These adapters, by module path.
-    Adapters(BTreeMap<String, Adapter>),
+    /// Adapters, and a few weights as a whole.
+    Adapters {
+        /// By module path.
+        adapters: BTreeMap<String, Adapter>,
+        /// Names of weights.
+        weights: Vec<String>,
+    },
 }
 
 impl Trainer {
-    /// A trainer over `weights` (f32, by Hugging Face name). With [`Trained::Full`] all of them
-    /// become trained tensors; otherwise they stay as they are.
+    /// A trainer over `weights` (by Hugging Face name). What is trained is kept in f32; frozen
+    /// matrices are kept in the type that products run in.
     ///
     /// # Errors
     /// The device cannot hold weights or moments.
@@ -67,27 +76,31 @@ impl Trainer {
         trained: Trained,
         config: StepConfig,
     ) -> Result<Self> {
-        let (weights, adapters, vars) = match trained {
-            Trained::Full => {
-                let mut vars = Vec::with_capacity(weights.len());
-                let mut tensors = BTreeMap::new();
-                for (name, weight) in weights {
-                    let var = Var::from_tensor(&weight.to_dtype(DType::F32)?)?;
-                    tensors.insert(name.clone(), var.as_tensor().clone());
-                    vars.push((name, var));
-                }
-                (tensors, BTreeMap::new(), vars)
-            }
-            Trained::Adapters(adapters) => {
-                let mut vars = Vec::with_capacity(2 * adapters.len());
-                for (path, adapter) in &adapters {
-                    vars.push((format!("{path}.lora_A.weight"), adapter.a.clone()));
-                    vars.push((format!("{path}.lora_B.weight"), adapter.b.clone()));
-                }
-                (weights, adapters, vars)
-            }
+        let (adapters, whole) = match trained {
+            Trained::Full => (BTreeMap::new(), None),
+            Trained::Adapters { adapters, weights } => (adapters, Some(weights)),
         };
-        let decoder = Decoder::new(spec, weights, adapters, config.compute_dtype);
+        let mut vars = Vec::new();
+        for (path, adapter) in &adapters {
+            vars.push((format!("{path}.lora_A.weight"), adapter.a.clone()));
+            vars.push((format!("{path}.lora_B.weight"), adapter.b.clone()));
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, weight) in weights {
+            let is_trained = whole.as_ref().is_none_or(|whole| whole.contains(&name));
+            let tensor = if is_trained {
+                let var = Var::from_tensor(&weight.to_dtype(DType::F32)?)?;
+                vars.push((name.clone(), var.clone()));
+                var.as_tensor().clone()
+            } else if weight.rank() == 2 {
+                weight.to_dtype(config.compute_dtype)?
+            } else {
+                weight
+            };
+            tensors.insert(name, tensor);
+        }
+        let recompute = config.recompute;
+        let decoder = Decoder::new(spec, tensors, adapters, config.compute_dtype, recompute);
         Ok(Self {
             decoder,
             optimizer: AdamW::new(config.optimizer, vars)?,
@@ -126,23 +139,32 @@ impl Trainer {
     pub fn gradients(&self, micro_batches: &[Batch]) -> Result<(Gradients, f64)> {
         let num_labels: usize = micro_batches.iter().map(Batch::num_labels).sum();
         let share = 1.0 / num_labels.max(1) as f64;
-        let mut gradients = Gradients::zeros(&self.optimizer)?;
+        let mut gradients = Gradients::new(&self.optimizer);
         let mut loss = 0.0;
-        for batch in micro_batches {
-            let sum = (self.decoder.loss_sum(batch)? * share)?;
-            loss += f64::from(sum.to_scalar::<f32>()?);
-            gradients.add(&self.optimizer, &sum.backward()?)?;
+        for (micro_batch, batch) in micro_batches.iter().enumerate() {
+            let dropout = Dropout {
+                step: self.optimizer.step_count(),
+                micro_batch,
+                ..self.config.dropout
+            };
+            loss += self.decoder.backward(batch, share, dropout, &mut |store| {
+                gradients.add(&self.optimizer, store)
+            })?;
         }
         Ok((gradients, loss))
     }
 
-    /// Mean loss per label of one batch, without touching anything: for evaluation.
+    /// Mean loss per predicted label of one batch, without touching anything: for evaluation.
     ///
     /// # Errors
     /// A tensor operation fails.
     pub fn evaluate(&self, batch: &Batch) -> Result<f64> {
-        let sum = f64::from(self.decoder.loss_sum(batch)?.to_scalar::<f32>()?);
-        Ok(sum / batch.num_labels().max(1) as f64)
+        Ok(self.decoder.loss_sum(batch)? / batch.num_predicted().max(1) as f64)
+    }
+
+    /// What is trained.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
     /// The optimiser, with the trained tensors and their moments.
@@ -157,6 +179,9 @@ impl Trainer {
 
     /// The factor that a step with this gradient norm would scale its gradients by.
     pub fn clip_factor(&self, grad_norm: f64) -> f64 {
+        if self.config.max_grad_norm == 0.0 {
+            return 1.0;
+        }
         (self.config.max_grad_norm / (grad_norm + CLIP_EPSILON)).min(1.0)
     }
 }

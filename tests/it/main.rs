@@ -42,6 +42,8 @@
 //! - `tidy`: the rules of style that a machine can check.
 //! - `tokenizers`: token ids against transformers.
 //! - `train`: training steps against golden runs of LLaMA-Factory.
+//! - `train_recipes`: recipes run as a user runs them, against the same runs; resuming, adapters.
+//! - `train_rows`: token rows, batches and packs against LLaMA-Factory's.
 
 #![allow(
     clippy::unwrap_used,
@@ -96,3 +98,5 @@ mod task_rendering;
 mod tidy;
 mod tokenizers;
 mod train;
+mod train_recipes;
+mod train_rows;

@@ -42,7 +42,26 @@ impl SafetensorsWriter {
         tensors: Vec<PlannedTensor>,
         max_shard_bytes: Option<u64>,
     ) -> Result<Self, FormatError> {
-        let folder = folder.as_ref();
+        Self::plan(folder.as_ref(), None, tensors, max_shard_bytes)
+    }
+
+    /// As [`SafetensorsWriter::create`], but one file of this name, for tensors that are no model.
+    ///
+    /// # Errors
+    /// As [`SafetensorsWriter::create`].
+    pub fn create_file(path: &Path, tensors: Vec<PlannedTensor>) -> Result<Self, FormatError> {
+        let name = path.file_name().unwrap_or_default();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = name.to_string_lossy().into_owned();
+        Self::plan(folder, Some(name), tensors, None)
+    }
+
+    fn plan(
+        folder: &Path,
+        file_name: Option<String>,
+        tensors: Vec<PlannedTensor>,
+        max_shard_bytes: Option<u64>,
+    ) -> Result<Self, FormatError> {
         let order: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
         let mut sized = Vec::with_capacity(tensors.len());
         for tensor in tensors {
@@ -69,10 +88,10 @@ impl SafetensorsWriter {
         };
         let num_shards = groups.len();
         for (index, group) in groups.into_iter().enumerate() {
-            let name = if num_shards == 1 {
-                "model.safetensors".to_owned()
-            } else {
-                format!("model-{:05}-of-{num_shards:05}.safetensors", index + 1)
+            let name = match &file_name {
+                Some(name) => name.clone(),
+                None if num_shards == 1 => "model.safetensors".to_owned(),
+                None => format!("model-{:05}-of-{num_shards:05}.safetensors", index + 1),
             };
             writer.start_shard(name, group)?;
         }

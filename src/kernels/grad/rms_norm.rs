@@ -15,14 +15,15 @@ pub fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         });
 }
 
-/// Backward: fills `dx` (`[rows, width]`) and `dweight` (`[width]`, summed in row order in f64).
+/// Backward: fills `dx` (`[rows, width]`) and, where the weight is trained, `dweight` (`[width]`,
+/// summed in row order in f64).
 pub fn backward(
     x: &[f32],
     weight: &[f32],
     eps: f32,
     dy: &[f32],
     dx: &mut [f32],
-    dweight: &mut [f32],
+    dweight: Option<&mut [f32]>,
 ) {
     let width = weight.len();
     dx.par_chunks_mut(width)
@@ -41,6 +42,7 @@ pub fn backward(
                 *dx = dy * w * scale - x * shrink;
             }
         });
+    let Some(dweight) = dweight else { return };
     let mut sums = vec![0.0f64; width];
     for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
         let scale = inverse_rms(x, eps);
@@ -74,7 +76,7 @@ mod tests {
             y.iter().zip(&dy).map(|(y, d)| f64::from(y * d)).sum()
         };
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; width]);
-        backward(&x, &w, 1e-6, &dy, &mut dx, &mut dw);
+        backward(&x, &w, 1e-6, &dy, &mut dx, Some(&mut dw));
         assert_close("dx", &dx, &numeric_gradient(&x, |x| loss(x, &w)));
         assert_close("dweight", &dw, &numeric_gradient(&w, |w| loss(&x, w)));
     }

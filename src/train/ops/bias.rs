@@ -5,14 +5,19 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use super::{operand, with_values};
 use crate::kernels::grad::bias as kernel;
 
-struct AddBias;
+struct AddBias {
+    /// Whether the bias gets a gradient.
+    is_trained: bool,
+}
 
-/// `x + bias` per row. Shapes: `x`: `[rows, width]`, `bias`: `[width]`.
+/// `x + bias` per row; the bias gets a gradient where it is a variable. Shapes: `x`: `[rows, width]`, `bias`: `[width]`.
 ///
 /// # Errors
 /// Shapes or dtypes do not fit.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&bias.contiguous()?, AddBias)
+    let is_trained = bias.is_variable();
+    x.contiguous()?
+        .apply_op2(&bias.contiguous()?, AddBias { is_trained })
 }
 
 impl CustomOp2 for AddBias {
@@ -40,10 +45,12 @@ impl CustomOp2 for AddBias {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dbias = with_values(&[dy], |v| kernel::backward(v[0], bias.elem_count()))?;
-        Ok((
-            Some(dy.clone()),
-            Some(Tensor::from_vec(dbias, bias.shape(), bias.device())?),
-        ))
+        let dbias = if self.is_trained {
+            let values = with_values(&[dy], |v| kernel::backward(v[0], bias.elem_count()))?;
+            Some(Tensor::from_vec(values, bias.shape(), bias.device())?)
+        } else {
+            None
+        };
+        Ok((Some(dy.clone()), dbias))
     }
 }

@@ -7,15 +7,21 @@
 mod attention;
 mod bias;
 mod cross_entropy;
+mod dropout;
+mod frozen_linear;
 mod rms_norm;
 mod rope;
+mod seed;
 mod silu_mul;
 
 pub use attention::attention;
 pub use bias::add_bias;
 pub use cross_entropy::cross_entropy_sum;
+pub use dropout::dropout;
+pub use frozen_linear::frozen_linear;
 pub use rms_norm::rms_norm;
 pub use rope::{Angles, rope};
+pub use seed::seed;
 pub use silu_mul::silu_mul;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};

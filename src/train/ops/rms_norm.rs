@@ -7,15 +7,19 @@ use crate::kernels::grad::rms_norm as kernel;
 
 struct RmsNorm {
     eps: f32,
+    /// Whether the weight gets a gradient.
+    is_trained: bool,
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` per row. Shapes: `x`: `[rows, width]`, `weight`: `[width]`.
+/// `x / sqrt(mean(x^2) + eps) * weight` per row; the weight gets a gradient where it is
+/// a variable. Shapes: `x`: `[rows, width]`, `weight`: `[width]`.
 ///
 /// # Errors
 /// Shapes or dtypes do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let is_trained = weight.is_variable();
     x.contiguous()?
-        .apply_op2(&weight.contiguous()?, RmsNorm { eps })
+        .apply_op2(&weight.contiguous()?, RmsNorm { eps, is_trained })
 }
 
 impl CustomOp2 for RmsNorm {
@@ -43,13 +47,15 @@ impl CustomOp2 for RmsNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (mut dx, mut dweight) = (vec![0.0; x.elem_count()], vec![0.0; weight.elem_count()]);
+        let mut dx = vec![0.0; x.elem_count()];
+        let mut dweight = self.is_trained.then(|| vec![0.0; weight.elem_count()]);
         with_values(&[x, weight, dy], |v| {
-            kernel::backward(v[0], v[1], self.eps, v[2], &mut dx, &mut dweight);
+            kernel::backward(v[0], v[1], self.eps, v[2], &mut dx, dweight.as_deref_mut());
         })?;
+        let dweight = dweight.map(|values| Tensor::from_vec(values, weight.shape(), x.device()));
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dweight, weight.shape(), x.device())?),
+            dweight.transpose()?,
         ))
     }
 }
