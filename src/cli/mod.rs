@@ -16,6 +16,7 @@ mod doctor;
 mod engine_args;
 mod eval;
 mod exit;
+mod export;
 mod generate;
 mod grade;
 mod imatrix;
@@ -70,6 +71,7 @@ enum Command {
     Imatrix(Box<imatrix::Args>),
     Inspect(inspect::Args),
     Train(train::Args),
+    Export(export::Args),
     Data(data::Args),
     Bench(bench::Args),
     Plan(plan::Args),
@@ -89,6 +91,7 @@ impl Command {
     fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Train(args) => train::run(&args),
+            Self::Export(args) => export::run(&args),
             Self::Data(args) => data::run(&args),
             Self::Eval(args) => eval::run(&args),
             Self::Tasks(args) => tasks::run(&args),

@@ -25,6 +25,8 @@ pub mod optimizer;
 pub mod schedule;
 pub mod trainer;
 
+pub mod probe;
+
 mod checkpoint;
 mod curve;
 mod log;

@@ -142,6 +142,19 @@ impl Run {
         &self.plan
     }
 
+    /// How long the first micro-batch takes, forward and backward: it is run, and nothing changes.
+    ///
+    /// # Errors
+    /// A tensor operation fails.
+    pub fn measure(&self) -> Result<Duration, TrainError> {
+        let rows = Visit::after(self.grouping, 0).next_step();
+        let first = rows.micro_batches.first().map_or(&[][..], Vec::as_slice);
+        let batch = self.train.batch(first);
+        let started = Instant::now();
+        self.trainer.gradients(&[batch])?;
+        Ok(started.elapsed())
+    }
+
     /// Trains and writes the model or adapter.
     ///
     /// # Errors

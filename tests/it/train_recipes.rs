@@ -145,3 +145,445 @@ fn golden_recipes_give_the_golden_runs() {
     }
     assert!(count > 0, "no golden run found");
 }
+
+#[test]
+fn a_checkpoint_of_the_reference_is_gone_on_from() {
+    let Some(shared) = shared() else { return };
+    let case = shared.join("golden/train/qwen2_full_cosine");
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let output_dir = format!("output_dir={}", output.display());
+    let run = train(
+        &case,
+        &[
+            "config.yaml",
+            &output_dir,
+            "resume_from_checkpoint=checkpoint-10",
+        ],
+    );
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    assert!(stderr.contains("after step 10"), "{stderr}");
+    check_history(&case, &output, 11, 2e-5, 1e-4);
+    let own = output.join("model.safetensors");
+    let difference = relative_difference(&own, &case.join("final_model.safetensors"));
+    assert!(difference < 2e-5, "weights off by {difference}");
+}
+
+#[test]
+fn result_files_are_those_of_the_reference() {
+    let Some(shared) = shared() else { return };
+    let case = shared.join("golden/train/qwen2_full_cosine");
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    train(
+        &case,
+        &["config.yaml", &format!("output_dir={}", output.display())],
+    );
+    let golden = |name: &str| read_json(&case.join(format!("example_{name}")));
+    let own = read_json(&output.join("all_results.json"));
+    let expected = golden("all_results.json");
+    assert_eq!(
+        (&own["epoch"], &own["total_flos"]),
+        (&expected["epoch"], &expected["total_flos"])
+    );
+    assert!(
+        close(&own["train_loss"], &expected["train_loss"], 2e-5),
+        "{own}"
+    );
+    let keys = |value: &Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&own), keys(&expected));
+    let own = lines(&output.join("trainer_log.jsonl"));
+    let expected = lines(&case.join("example_trainer_log.jsonl"));
+    assert_eq!(own.len(), expected.len());
+    for (own, expected) in own.iter().zip(&expected) {
+        assert_eq!(keys(own), keys(expected));
+        for key in ["current_steps", "total_steps", "epoch", "percentage"] {
+            assert_eq!(own[key].as_f64(), expected[key].as_f64(), "{own}");
+        }
+    }
+    let own = read_json(&output.join("config.json"));
+    let expected = golden("config.json");
+    for key in [
+        "dtype",
+        "eos_token_id",
+        "pad_token_id",
+        "rope_parameters",
+        "vocab_size",
+    ] {
+        assert_eq!(own[key], expected[key], "{key}");
+    }
+    let generation = read_json(&output.join("generation_config.json"));
+    assert_eq!(generation["eos_token_id"], json!([319]));
+    let svg = std::fs::read_to_string(output.join("training_loss.svg")).unwrap();
+    assert!(svg.ends_with("</svg>\n"));
+    assert!(output.join("checkpoint-10").is_dir() && output.join("checkpoint-20").is_dir());
+}
+
+/// A folder with a small untrained model, data and recipes: `full.yaml` trains the model, and
+/// `lora.yaml` an adapter over what that gives.
+struct Workshop {
+    folder: tempfile::TempDir,
+}
+
+const CONFIG: &str = r#"{
+  "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 300,
+  "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+  "rope_theta": 10000.0, "tie_word_embeddings": true, "initializer_range": 0.05,
+  "dtype": "float32", "eos_token_id": 1
+}"#;
+
+const SETTINGS: &str = "stage: sft\ndataset: data.jsonl\ntemplate: qwen3_nothink\n\
+    cutoff_len: 192\nlogging_steps: 1\nsave_steps: 1\nper_device_train_batch_size: 3\n\
+    gradient_accumulation_steps: 2\nmax_steps: 6\nlr_scheduler_type: cosine\nwarmup_steps: 1\n\
+    learning_rate: 1.0e-2\nweight_decay: 0.1\n";
+
+impl Workshop {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(model.join("config.json"), CONFIG).unwrap();
+        let full = format!(
+            "model_name_or_path: model\ntrain_from_scratch: true\nfinetuning_type: full\n\
+             output_dir: full\n{SETTINGS}"
+        );
+        let lora = format!(
+            "model_name_or_path: full\nfinetuning_type: lora\nlora_rank: 4\nlora_dropout: 0.1\n\
+             lora_target: q_proj,down_proj\nuse_rslora: true\noutput_dir: lora\n{SETTINGS}"
+        );
+        std::fs::write(folder.path().join("full.yaml"), full).unwrap();
+        std::fs::write(folder.path().join("lora.yaml"), lora).unwrap();
+        let this = Self { folder };
+        this.micota(&[
+            "data",
+            "synth",
+            "--count",
+            "20",
+            "--levels",
+            "1",
+            "--out",
+            "data.jsonl",
+        ]);
+        this.micota(&[
+            "data",
+            "tokenizer",
+            "--data",
+            "data.jsonl",
+            "--vocab-size",
+            "300",
+            "--out",
+            "model",
+        ]);
+        this
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn micota(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+        let output = command
+            .args(arguments)
+            .current_dir(self.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        output
+    }
+
+    /// Runs a recipe that must fail and gives its message.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = command(self.path(), arguments).output().unwrap();
+        assert!(!output.status.success(), "{arguments:?} succeeded");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn bytes(&self, path: &str) -> Vec<u8> {
+        let path = self.path().join(path);
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// What a run's log says of each step, times left out.
+    fn history(&self, output: &str) -> Vec<Value> {
+        let state = read_json(&self.path().join(output).join("trainer_state.json"));
+        let history = state["log_history"].as_array().unwrap().iter();
+        history
+            .filter(|entry| entry.get("loss").is_some())
+            .cloned()
+            .collect()
+    }
+
+    /// Resumes at every step and compares with the straight run, bit for bit.
+    fn resumes_everywhere(&self, recipe: &str, output: &str, weights: &str) {
+        let whole = self.bytes(&format!("{output}/{weights}"));
+        for step in 1..6 {
+            let again = format!("{output}-from-{step}");
+            let output_dir = format!("output_dir={again}");
+            let from = format!("resume_from_checkpoint={output}/checkpoint-{step}");
+            train(self.path(), &[recipe, &output_dir, &from]);
+            assert!(
+                self.bytes(&format!("{again}/{weights}")) == whole,
+                "{recipe}: step {step}"
+            );
+            assert_eq!(
+                self.history(&again),
+                self.history(output),
+                "{recipe}: step {step}"
+            );
+            let moments =
+                |run: &str| self.bytes(&format!("{run}/checkpoint-6/optimizer.safetensors"));
+            assert!(moments(&again) == moments(output), "{recipe}: step {step}");
+        }
+    }
+}
+
+#[test]
+fn resuming_at_any_step_gives_the_same_bits() {
+    let workshop = Workshop::new();
+    train(workshop.path(), &["full.yaml"]);
+    workshop.resumes_everywhere("full.yaml", "full", "model.safetensors");
+    train(workshop.path(), &["lora.yaml"]);
+    workshop.resumes_everywhere("lora.yaml", "lora", "adapter_model.safetensors");
+}
+
+#[test]
+fn a_killed_run_goes_on_by_itself_and_ends_the_same() {
+    let workshop = Workshop::new();
+    train(workshop.path(), &["full.yaml", "max_steps=12"]);
+    let killed = [
+        "full.yaml",
+        "max_steps=12",
+        "output_dir=killed",
+        "save_total_limit=2",
+    ];
+    let mut running = command(workshop.path(), &killed)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let reached = workshop.path().join("killed/checkpoint-3");
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while !reached.exists() && running.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "no third checkpoint");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // SIGKILL: nothing can be tidied up.
+    running.kill().unwrap();
+    running.wait().unwrap();
+    train(workshop.path(), &killed);
+    let weights = "model.safetensors";
+    let [whole, parts] = ["full", "killed"].map(|run| workshop.bytes(&format!("{run}/{weights}")));
+    assert!(whole == parts, "other weights after a kill");
+    assert_eq!(workshop.history("killed"), workshop.history("full"));
+    let steps = |run: &str| {
+        let log = lines(&workshop.path().join(run).join("trainer_log.jsonl"));
+        log.iter()
+            .map(|line| line["current_steps"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(steps("killed"), steps("full"));
+    let entries = std::fs::read_dir(workshop.path().join("killed")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut checkpoints: Vec<String> = names.filter(|name| name.contains("checkpoint")).collect();
+    checkpoints.sort();
+    assert_eq!(checkpoints, ["checkpoint-11", "checkpoint-12"]);
+}
+
+#[test]
+fn another_run_s_checkpoint_and_result_are_refused_by_name() {
+    let workshop = Workshop::new();
+    train(workshop.path(), &["full.yaml", "max_steps=2"]);
+    let message = workshop.refused(&["full.yaml", "max_steps=2", "learning_rate=1e-3"]);
+    assert!(
+        message.contains("learning_rate was 0.01, now 0.001"),
+        "{message}"
+    );
+    let message = workshop.refused(&["full.yaml", "max_steps=3"]);
+    assert!(message.contains("total_steps was 2, now 3"), "{message}");
+    let message = workshop.refused(&["full.yaml", "max_steps=2", "max_samples=10"]);
+    assert!(message.contains("data was"), "{message}");
+    let fresh = ["full.yaml", "max_steps=2", "resume_from_checkpoint=false"];
+    let message = workshop.refused(&fresh);
+    assert!(message.contains("overwrite_output_dir"), "{message}");
+    let before = workshop.bytes("full/model.safetensors");
+    train(
+        workshop.path(),
+        &["full.yaml", "max_steps=2", "overwrite_output_dir=true"],
+    );
+    assert!(workshop.bytes("full/model.safetensors") == before);
+    let message = workshop.refused(&["full.yaml", "output_dir=new", "resume_from_checkpoint=true"]);
+    assert!(message.contains("no checkpoint"), "{message}");
+    // A rate at which the weights leave the range of floats.
+    let message = workshop.refused(&[
+        "full.yaml",
+        "output_dir=diverged",
+        "learning_rate=1e38",
+        "lr_scheduler_type=constant",
+    ]);
+    assert!(
+        message.contains("last good checkpoint is diverged/checkpoint-"),
+        "{message}"
+    );
+}
+
+#[test]
+fn recomputation_changes_no_step_beyond_rounding() {
+    let workshop = Workshop::new();
+    train(workshop.path(), &["full.yaml"]);
+    let kept = [
+        "full.yaml",
+        "output_dir=kept",
+        "disable_gradient_checkpointing=true",
+    ];
+    train(workshop.path(), &kept);
+    let model = |run: &str| workshop.path().join(run).join("model.safetensors");
+    let difference = relative_difference(&model("kept"), &model("full"));
+    assert!(difference < 1e-6, "{difference}");
+}
+
+#[test]
+fn adapters_go_in_and_out_and_merge() {
+    let workshop = Workshop::new();
+    train(workshop.path(), &["full.yaml"]);
+    train(workshop.path(), &["lora.yaml"]);
+    let config = read_json(&workshop.path().join("lora/adapter_config.json"));
+    assert_eq!(config["target_modules"], json!(["down_proj", "q_proj"]));
+    assert_eq!(
+        (&config["r"], &config["lora_alpha"]),
+        (&json!(4), &json!(8))
+    );
+    assert!(!workshop.path().join("lora/model.safetensors").exists());
+    // The adapter goes on training: its first loss is the last one's neighbour, not the base's.
+    let on = [
+        "lora.yaml",
+        "output_dir=on",
+        "adapter_name_or_path=lora",
+        "lora_dropout=0",
+    ];
+    train(workshop.path(), &on);
+    // Merged into the base by export, the model gives the loss that base and adapter give.
+    workshop.micota(&[
+        "export",
+        "--model",
+        "full",
+        "--adapter",
+        "lora",
+        "--out",
+        "merged",
+    ]);
+    let merged = ["full.yaml", "output_dir=again", "model_name_or_path=merged"];
+    let anew = ["train_from_scratch=false", "max_steps=1", "learning_rate=0"];
+    train(workshop.path(), &[&merged[..], &anew[..]].concat());
+    let adapted = [
+        "lora.yaml",
+        "output_dir=adapted",
+        "model_name_or_path=full",
+        "max_steps=1",
+    ];
+    let new = [
+        "adapter_name_or_path=lora",
+        "create_new_adapter=true",
+        "lora_dropout=0",
+    ];
+    train(workshop.path(), &[&adapted[..], &new[..]].concat());
+    let first = |run: &str| workshop.history(run)[0]["loss"].as_f64().unwrap();
+    let difference = (first("again") - first("adapted")).abs();
+    assert!(
+        difference < 1e-5,
+        "{} and {}",
+        first("again"),
+        first("adapted")
+    );
+    let message = workshop.refused(&["lora.yaml", "output_dir=x", "lora_target=c_attn"]);
+    assert!(message.contains("c_attn"), "{message}");
+    let message = workshop.refused(&["lora.yaml", "output_dir=x", "additional_target=lm_head"]);
+    assert!(message.contains("tied"), "{message}");
+    train(
+        workshop.path(),
+        &["lora.yaml", "output_dir=norms", "additional_target=norm"],
+    );
+    let saved = tensors(&workshop.path().join("norms/adapter_model.safetensors"));
+    assert!(saved.contains_key("base_model.model.model.norm.weight"));
+}
+
+#[test]
+fn an_exported_adapter_is_the_reference_s_merge() {
+    let Some(shared) = shared() else { return };
+    for (case, model) in [
+        ("qwen2_lora", "tiny-qwen2"),
+        ("llama_lora_default_tpl", "tiny-llama"),
+    ] {
+        let case = shared.join("golden/train").join(case);
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = folder.path().join("adapter");
+        std::fs::create_dir(&adapter).unwrap();
+        let copy = |from: &str, to: &str| {
+            std::fs::copy(case.join(from), adapter.join(to)).unwrap();
+        };
+        copy("adapter_config.json", "adapter_config.json");
+        copy(
+            "final_adapter_model.safetensors",
+            "adapter_model.safetensors",
+        );
+        // The form of LLaMA-Factory's own export recipes.
+        let recipe = format!(
+            "model_name_or_path: {}\nadapter_name_or_path: {}\ntemplate: qwen\n\
+             finetuning_type: lora\nexport_dir: merged\nexport_size: 5\nexport_device: cpu\n\
+             export_legacy_format: false\n",
+            shared.join("golden/train/models").join(model).display(),
+            adapter.display()
+        );
+        let path: PathBuf = folder.path().join("export.yaml");
+        std::fs::write(&path, recipe).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+        let output = command
+            .args(["export", "export.yaml"])
+            .current_dir(folder.path())
+            .output();
+        let output = output.unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains("merged model"), "{stderr}");
+        let own = folder.path().join("merged/model.safetensors");
+        let difference = relative_difference(&own, &case.join("merged_float32.safetensors"));
+        assert!(difference < 1e-6, "{difference}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_rows_steps_memory_and_an_example() {
+    let workshop = Workshop::new();
+    let output = train(workshop.path(), &["full.yaml", "--dry-run", "max_steps=40"]);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    for wanted in [
+        "20 rows",
+        "40 steps",
+        "memory",
+        "time",
+        "stops at <|im_end|>",
+        "boxed",
+    ] {
+        assert!(shown.contains(wanted), "no {wanted} in: {shown}");
+    }
+    assert!(!workshop.path().join("full").exists());
+    let message = workshop.refused(&["full.yaml", "--dry-run", "cutoff_len=40"]);
+    assert!(
+        message.contains("lose the end of their answer"),
+        "{message}"
+    );
+    // The tokenizer's chat template puts no system text where the qwen layout puts one.
+    let other = ["full.yaml", "--dry-run", "template=qwen"];
+    let output = train(workshop.path(), &other);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("evaluation would ask"), "{stderr}");
+}
