@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::Exit;
+use super::data_make;
 use super::exit::usage;
 use crate::data::synth::{self, MAX_LEVEL, Problem};
 use crate::data::vocabulary;
@@ -23,6 +24,7 @@ pub(super) struct Args {
 enum Command {
     Synth(Synth),
     Tokenizer(Tokenizer),
+    Make(Box<data_make::Args>),
 }
 
 /// Invent arithmetic word problems with worked solutions.
@@ -75,6 +77,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Synth(args) => synth(args),
         Command::Tokenizer(args) => tokenizer(args),
+        Command::Make(args) => data_make::run(args),
     }
 }
 

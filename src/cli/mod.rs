@@ -12,6 +12,7 @@ mod compare;
 mod completions;
 mod convert;
 mod data;
+mod data_make;
 mod doctor;
 mod engine_args;
 mod eval;

@@ -8,6 +8,7 @@ pub mod execute;
 pub mod generate;
 pub mod grading;
 pub mod hashes;
+pub mod make;
 pub mod naming;
 pub mod python_json;
 pub mod record;

@@ -136,6 +136,11 @@ impl Companions {
         write_weights(&folder.join(self.weights_file()), &self.named(parameters))
     }
 
+    /// Whether the trained model gets a chat template made from the layout.
+    pub(super) fn replaces_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
     /// The name of the file that holds the weights.
     pub(super) fn weights_file(&self) -> &'static str {
         match self.adapter {

@@ -209,8 +209,12 @@ impl Run {
     }
 
     /// The first row, and the tokens that stand before its first answer in training: to be
-    /// compared with what an evaluation would put there.
+    /// compared with what an evaluation would put there. `None` where the trained model gets a
+    /// chat template that was made from the layout.
     pub fn first_prompt(&self) -> Option<(&Conversation, &[u32])> {
+        if self.companions.replaces_chat_template() {
+            return None;
+        }
         Some((self.first_row.as_ref()?, &self.first_source))
     }
 }

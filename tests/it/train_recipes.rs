@@ -587,3 +587,59 @@ fn a_dry_run_shows_rows_steps_memory_and_an_example() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("evaluation would ask"), "{stderr}");
 }
+
+#[test]
+fn data_make_writes_right_solutions_and_samples_nothing_twice() {
+    let workshop = Workshop::new();
+    train(
+        workshop.path(),
+        &["full.yaml", "max_steps=150", "save_strategy=no"],
+    );
+    let make = |extra: &[&str]| {
+        let arguments = [
+            "data",
+            "make",
+            "--problems",
+            "data.jsonl",
+            "--problem-column",
+            "instruction",
+            "--suffix",
+            "",
+            "--model",
+            "full",
+            "--out",
+            "made.json",
+            "--max_gen_toks",
+            "60",
+            "--dtype",
+            "f32",
+            "--kv-memory",
+            "16MiB",
+        ];
+        workshop.micota(&[&arguments[..], extra].concat())
+    };
+    let first = make(&["--accept", "any", "--keep-unfinished"]);
+    let records = read_json(&workshop.path().join("made.json"));
+    assert_eq!(records.as_array().unwrap().len(), 20, "{first:?}");
+    for key in [
+        "instruction",
+        "output",
+        "answer",
+        "resp_answer",
+        "model",
+        "grades",
+    ] {
+        assert!(records[0].get(key).is_some(), "{key}");
+    }
+    let right =
+        |record: &&Value| record["grades"]["symbolic"] == true && record["finish_reason"] == "eos";
+    let num_right = records.as_array().unwrap().iter().filter(right).count();
+    // The journal is there: other filters load no model.
+    let second = make(&["--accept", "symbolic"]);
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert!(!stderr.contains("loaded in"), "{stderr}");
+    let records = read_json(&workshop.path().join("made.json"));
+    assert_eq!(records.as_array().unwrap().len(), num_right);
+    let statistics = read_json(&workshop.path().join("made.json.stats.json"));
+    assert_eq!(statistics["kept"], json!(num_right));
+}

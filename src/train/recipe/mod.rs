@@ -698,10 +698,7 @@ mod tests {
     fn defaults_are_those_of_the_reference() {
         let (recipe, notes) = load("", &[]).unwrap();
         assert_eq!(recipe.finetuning_type, FinetuningType::Lora);
-        assert_eq!(
-            (recipe.lora_rank, recipe.alpha(), recipe.lora_scale()),
-            (8, 16.0, 2.0)
-        );
+        assert_eq!((recipe.lora_rank, recipe.alpha()), (8, 16.0));
         assert_eq!((recipe.cutoff_len, recipe.learning_rate), (2048, 5e-5));
         assert_eq!(recipe.lora_target.0, ["all"]);
         assert!(notes.is_empty());

@@ -1,0 +1,307 @@
+//! `micota data make`: training data from one or several teachers.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use crate::engine::{SamplingParams, Tokenizer};
+use crate::eval::make::{
+    Accept, Filters, Make, MakeJob, MakeProgress, Problem, Statistics, read_problems,
+};
+use crate::formats::Checkpoint;
+use crate::task::{ChatOptions, ChatTemplate, Message};
+
+use super::engine_args::EngineArgs;
+use super::exit::{Exit, usage};
+use super::interrupt::Interrupt;
+use super::notice::notice;
+use super::progress::{ProgressDisplay, Snapshot};
+use super::prompting::special_tokens;
+
+/// Sample solutions of problems, keep the right ones, and write them as training data.
+///
+/// IN has a problem and its answer in each row. Each model solves every problem `--n` times; both
+/// graders compare with the answer; what is finished, right, of a fitting length and new is written
+/// as JSON records (instruction, output, answer, resp_answer, and where each comes from), with
+/// statistics beside it. Killed at any time, the same command goes on where it was; with other
+/// filters it samples nothing again.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Problems, JSON or one JSON object per line.
+    #[arg(long, value_name = "IN")]
+    problems: PathBuf,
+    /// A teacher, a folder or GGUF file; several take turns.
+    #[arg(long, required = true, value_name = "PATH")]
+    model: Vec<PathBuf>,
+    /// The data to write.
+    #[arg(long, value_name = "OUT.json")]
+    out: PathBuf,
+    /// The column of the problem [default: problem, question or instruction].
+    #[arg(long, value_name = "NAME")]
+    problem_column: Option<String>,
+    /// The column of the answer.
+    #[arg(long, value_name = "NAME", default_value = "answer")]
+    answer_column: String,
+    /// What is asked for, on a line of its own behind the problem.
+    #[arg(
+        long,
+        default_value = "Please reason step by step, and put your final answer within \\boxed{}."
+    )]
+    suffix: String,
+    /// Text of a system message.
+    #[arg(long, conflicts_with = "raw_prompt")]
+    system: Option<String>,
+    /// Ask without the model's chat template, as MiCoTA's own scripts do.
+    #[arg(long)]
+    raw_prompt: bool,
+    /// Only the first problems.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    /// Samples per problem and model.
+    #[arg(long, default_value_t = 1)]
+    n: usize,
+    /// New tokens per sample, at most.
+    #[arg(long, default_value_t = 16384)]
+    max_gen_toks: usize,
+    /// 0 takes the most likely token; needed above 0 for --n above 1.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Keep the most likely tokens that reach this probability together.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep this many most likely tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Same seed, same solutions.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Whose verdict makes a solution right.
+    #[arg(long, value_enum, default_value_t = Judge::Either)]
+    accept: Judge,
+    /// Keep solutions that used up their budget.
+    #[arg(long)]
+    keep_unfinished: bool,
+    /// Fewest tokens of a solution.
+    #[arg(long, default_value_t = 0)]
+    min_tokens: usize,
+    /// Most tokens of a solution.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Keep the same text twice.
+    #[arg(long)]
+    keep_duplicates: bool,
+    /// Solutions of a problem, at most.
+    #[arg(long, value_name = "N")]
+    per_problem: Option<usize>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Graders.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Judge {
+    /// The last box by the Hendrycks MATH string rules.
+    Boxed,
+    /// Mathematical equality.
+    Symbolic,
+    /// One of the two.
+    Either,
+    /// Both.
+    Both,
+    /// Nobody: wrong solutions are kept as well.
+    Any,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    if args.n == 0 {
+        return Err(usage(anyhow::anyhow!("--n: expected at least 1, found 0")));
+    }
+    if args.n > 1 && args.temperature == 0.0 {
+        return Err(usage(anyhow::anyhow!(
+            "--n {}: without --temperature all samples of a problem are the same",
+            args.n
+        )));
+    }
+    let column = args.problem_column.as_deref();
+    let problems = read_problems(
+        &args.problems,
+        column,
+        &args.answer_column,
+        &args.suffix,
+        args.limit,
+    );
+    let mut make = Make::open(job(args, problems.map_err(usage)?)?)?;
+    let interrupt = Interrupt::listen();
+    for (teacher, path) in args.model.iter().enumerate() {
+        if !make.needs(teacher) {
+            continue;
+        }
+        let mut loaded = args.engine.load(path)?;
+        let prompts = prompts(args, make.problems(), &loaded.tokenizer)?;
+        let mut display = ProgressDisplay::new();
+        let flow = make.solve(
+            teacher,
+            &mut loaded.engine,
+            &prompts,
+            loaded.tokenizer.eos_token_ids(),
+            &mut |progress| {
+                display.update(&snapshot(&progress));
+                if interrupt.is_set() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        );
+        display.finish();
+        if flow?.is_break() {
+            notice("interrupted; the same command goes on from there");
+            return Ok(Exit::Interrupted);
+        }
+    }
+    let statistics = make.finish()?;
+    report(&statistics, &mut std::io::stdout().lock())?;
+    Ok(Exit::Done)
+}
+
+fn job(args: &Args, problems: Vec<Problem>) -> anyhow::Result<MakeJob> {
+    let teachers = args.model.iter().map(|path| {
+        let checkpoint = Checkpoint::open(path).map_err(usage)?;
+        let options = args.engine.options();
+        let identity = json!({
+            "fingerprint": checkpoint.fingerprint(),
+            "compute_type": options.compute_type.to_string(),
+        });
+        let identity = identity.as_object().cloned().unwrap_or_default();
+        Ok((path.display().to_string(), identity))
+    });
+    let teachers = teachers.collect::<anyhow::Result<Vec<_>>>()?;
+    let prompting = json!({
+        "micota_version": env!("CARGO_PKG_VERSION"),
+        "raw_prompt": args.raw_prompt,
+        "system": args.system,
+    });
+    Ok(MakeJob {
+        problems,
+        teachers,
+        params: SamplingParams {
+            max_gen_toks: args.max_gen_toks,
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            n: args.n,
+            seed: args.seed,
+            ..SamplingParams::default()
+        },
+        prompting: prompting
+            .as_object()
+            .cloned()
+            .unwrap_or_else(Map::<String, Value>::new),
+        filters: Filters {
+            accept: match args.accept {
+                Judge::Boxed => Accept::Boxed,
+                Judge::Symbolic => Accept::Symbolic,
+                Judge::Either => Accept::Either,
+                Judge::Both => Accept::Both,
+                Judge::Any => Accept::Any,
+            },
+            keep_unfinished: args.keep_unfinished,
+            min_tokens: args.min_tokens,
+            max_tokens: args.max_tokens.unwrap_or(usize::MAX),
+            keep_duplicates: args.keep_duplicates,
+            per_problem: args.per_problem,
+        },
+        output: args.out.clone(),
+    })
+}
+
+/// Every problem's tokens: through the chat template, or as plain text.
+fn prompts(
+    args: &Args,
+    problems: &[Problem],
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    if args.raw_prompt {
+        let encode = |problem: &Problem| Ok(tokenizer.encode(&problem.instruction, true)?);
+        return problems.iter().map(encode).collect();
+    }
+    let source = tokenizer.chat_template();
+    let source = source.context("the model has no chat template; ask it with --raw-prompt")?;
+    let template = ChatTemplate::new(source, &special_tokens(tokenizer))?;
+    let encode = |problem: &Problem| {
+        let mut messages = Vec::new();
+        if let Some(system) = &args.system {
+            messages.push(Message::new("system", system.clone()));
+        }
+        messages.push(Message::new("user", problem.instruction.clone()));
+        let text = template.render(&messages, &ChatOptions::default())?;
+        Ok(tokenizer.encode(&text, false)?)
+    };
+    problems.iter().map(encode).collect()
+}
+
+fn snapshot(progress: &MakeProgress) -> Snapshot {
+    Snapshot {
+        done: progress.done,
+        total: progress.total,
+        resumed: progress.resumed,
+        running: progress.load.running,
+        generated_tokens: progress.load.generated_tokens,
+        prefill_tokens: progress.load.prefill_tokens,
+        kv_use: progress.load.kv_usage,
+    }
+}
+
+fn report(statistics: &Statistics, out: &mut impl Write) -> std::io::Result<()> {
+    let Statistics {
+        problems,
+        samples,
+        kept,
+        problems_solved,
+        tokens,
+        ..
+    } = statistics;
+    writeln!(
+        out,
+        "kept {kept} of {samples} solutions; {problems_solved} of {problems} problems have one"
+    )?;
+    writeln!(
+        out,
+        "right: {} by the boxed rule, {} by mathematical equality",
+        statistics.boxed_correct, statistics.symbolic_correct
+    )?;
+    for (name, count) in [
+        ("without room in the context", statistics.refused),
+        ("unfinished", statistics.unfinished),
+        ("without an answer", statistics.no_answer),
+        ("wrong", statistics.wrong),
+        ("too short", statistics.too_short),
+        ("too long", statistics.too_long),
+        ("repeated", statistics.duplicates),
+        ("more than asked for", statistics.surplus),
+    ] {
+        if count > 0 {
+            writeln!(out, "left out, {name}: {count}")?;
+        }
+    }
+    if *kept > 0 {
+        writeln!(
+            out,
+            "tokens of kept solutions: mean {:.0}, median {}, 90% up to {}, longest {}",
+            tokens.mean, tokens.median, tokens.p90, tokens.longest
+        )?;
+    }
+    if statistics.kept_by_model.len() > 1 {
+        for (model, count) in &statistics.kept_by_model {
+            writeln!(out, "by {model}: {count}")?;
+        }
+    }
+    Ok(())
+}
