@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use micota::formats::Tokenizer;
+use micota::task::{ChatOptions, ChatTemplate, Message};
 use micota::train::corpus::{Corpus, Encoder};
 use micota::train::dataset;
 use micota::train::decoder::Batch;
 use micota::train::order::numpy_permutation;
 use micota::train::recipe::Recipe;
+use micota::train::template::{Special, TEMPLATES};
 use micota::train::visit::{Grouping, Visit};
 use serde_json::{Value, json};
 
@@ -152,4 +154,36 @@ fn batches_come_in_the_order_of_the_reference() {
         count += 1;
     }
     assert!(count > 0, "no golden run found");
+}
+
+#[test]
+fn chat_templates_made_from_layouts_write_what_the_layouts_write() {
+    let special = Special {
+        bos: "<s>",
+        eos: "</s>",
+    };
+    for template in TEMPLATES {
+        let jinja = template.to_jinja(special.bos, special.eos);
+        let chat = ChatTemplate::new(&jinja, &[]).unwrap();
+        for system in ["", "Be 'brief'.\n{{ no }}"] {
+            let mut messages = vec![
+                Message::new("user", "a {% b %}"),
+                Message::new("assistant", "c\\d"),
+                Message::new("user", "e"),
+            ];
+            let mut own = system;
+            if system.is_empty() {
+                own = template.default_system;
+            } else {
+                messages.insert(0, Message::new("system", system));
+            }
+            let expected = [
+                template.source(Some(own), "a {% b %}", &special),
+                template.answer("c\\d", &special),
+                template.source(None, "e", &special),
+            ];
+            let found = chat.render(&messages, &ChatOptions::default()).unwrap();
+            assert_eq!(found, expected.concat(), "{}: {jinja}", template.name);
+        }
+    }
 }
