@@ -593,7 +593,7 @@ fn data_make_writes_right_solutions_and_samples_nothing_twice() {
     let workshop = Workshop::new();
     train(
         workshop.path(),
-        &["full.yaml", "max_steps=150", "save_strategy=no"],
+        &["full.yaml", "max_steps=40", "save_strategy=no"],
     );
     let make = |extra: &[&str]| {
         let arguments = [

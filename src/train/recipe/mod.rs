@@ -708,6 +708,8 @@ mod tests {
     fn numbers_may_be_written_either_way_and_overridden() {
         let (recipe, _) = load("learning_rate: 1e-5\nwarmup_ratio: 1.0e-1\n", &[]).unwrap();
         assert_eq!((recipe.learning_rate, recipe.warmup_ratio), (1e-5, 0.1));
+        let (recipe, _) = load("eval_strategy: no\nsave_strategy: \"no\"\n", &[]).unwrap();
+        assert_eq!(recipe.strategy_of_evaluation(), Strategy::No);
         let (recipe, _) = load(
             "learning_rate: 1.0e-5\nresume_from_checkpoint: null\n",
             &["learning_rate=2e-5", "dataset=a,b", "bf16=true"],

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::keys::{NOTED, REFUSED, asks_for_nothing};
@@ -21,8 +22,7 @@ pub(super) fn read(
         path: path.to_owned(),
         reason,
     };
-    let mut keys: Map<String, Value> =
-        serde_saphyr::from_str(text).map_err(|error| fail(error.to_string()))?;
+    let mut keys: Map<String, Value> = yaml(text).map_err(fail)?;
     for setting in overrides {
         let (key, value) = parse_override(setting).map_err(fail)?;
         keys.insert(key, value);
@@ -81,6 +81,12 @@ fn serde_path(keys: &Map<String, Value>) -> Result<Recipe, (String, String)> {
     Err((String::new(), message))
 }
 
+/// YAML in which only `true` and `false` are booleans: `eval_strategy: no` is a word.
+fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
+
 /// `key=value`, the value as YAML would read it.
 fn parse_override(setting: &str) -> Result<(String, Value), String> {
     let (key, value) = setting
@@ -89,7 +95,7 @@ fn parse_override(setting: &str) -> Result<(String, Value), String> {
     if value.is_empty() {
         return Ok((key.to_owned(), Value::Null));
     }
-    let value = serde_saphyr::from_str(value).map_err(|error| format!("{key}: {error}"))?;
+    let value = yaml(value).map_err(|error| format!("{key}: {error}"))?;
     Ok((key.trim_start_matches('-').to_owned(), value))
 }
 
