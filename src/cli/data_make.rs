@@ -18,6 +18,7 @@ use crate::task::{ChatOptions, ChatTemplate, Message};
 use super::engine_args::EngineArgs;
 use super::exit::{Exit, usage};
 use super::interrupt::Interrupt;
+use super::model_source::ModelSource;
 use super::notice::notice;
 use super::progress::{ProgressDisplay, Snapshot};
 use super::prompting::special_tokens;
@@ -34,9 +35,9 @@ pub(super) struct Args {
     /// Problems, JSON or one JSON object per line.
     #[arg(long, value_name = "IN")]
     problems: PathBuf,
-    /// A teacher, a folder or GGUF file; several take turns.
-    #[arg(long, required = true, value_name = "PATH")]
-    model: Vec<PathBuf>,
+    /// A teacher: a folder, a GGUF file or a hub id; several take turns.
+    #[arg(long, required = true, value_name = "MODEL")]
+    model: Vec<String>,
     /// The data to write.
     #[arg(long, value_name = "OUT.json")]
     out: PathBuf,
@@ -137,13 +138,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         &args.suffix,
         args.limit,
     );
-    let mut make = Make::open(job(args, problems.map_err(usage)?)?)?;
+    let sources = args.model.iter().map(|model| ModelSource::find(model));
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let mut make = Make::open(job(args, &sources, problems.map_err(usage)?)?)?;
     let interrupt = Interrupt::listen();
-    for (teacher, path) in args.model.iter().enumerate() {
+    for (teacher, source) in sources.iter().enumerate() {
         if !make.needs(teacher) {
             continue;
         }
-        let mut loaded = args.engine.load(path)?;
+        let mut loaded = args.engine.load(source.path())?;
         let prompts = prompts(args, make.problems(), &loaded.tokenizer)?;
         let mut display = ProgressDisplay::new();
         let flow = make.solve(
@@ -171,16 +174,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn job(args: &Args, problems: Vec<Problem>) -> anyhow::Result<MakeJob> {
-    let teachers = args.model.iter().map(|path| {
-        let checkpoint = Checkpoint::open(path).map_err(usage)?;
+fn job(args: &Args, sources: &[ModelSource], problems: Vec<Problem>) -> anyhow::Result<MakeJob> {
+    let teachers = args.model.iter().zip(sources).map(|(name, source)| {
+        let checkpoint = Checkpoint::open(source.path()).map_err(usage)?;
         let options = args.engine.options();
         let identity = json!({
             "fingerprint": checkpoint.fingerprint(),
             "compute_type": options.compute_type.to_string(),
         });
         let identity = identity.as_object().cloned().unwrap_or_default();
-        Ok((path.display().to_string(), identity))
+        Ok((name.clone(), identity))
     });
     let teachers = teachers.collect::<anyhow::Result<Vec<_>>>()?;
     let prompting = json!({

@@ -8,6 +8,7 @@ use anyhow::Context;
 use super::Exit;
 use super::exit::usage;
 use super::interrupt::Interrupt;
+use super::model_source::ModelSource;
 use super::notice::notice;
 use super::prompting::special_tokens;
 use crate::task::{ChatOptions, ChatTemplate, Message};
@@ -33,10 +34,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let (recipe, notes) = Recipe::load(&args.recipe, &args.overrides).map_err(usage)?;
+    let (mut recipe, notes) = Recipe::load(&args.recipe, &args.overrides).map_err(usage)?;
     for note in notes {
         notice(&format!("note: {note}"));
     }
+    // Alive until the end: the tokenizer's files are copied from it.
+    let mut source = ModelSource::find(&recipe.model_name_or_path.to_string_lossy())?;
+    if !recipe.train_from_scratch {
+        source = source.into_folder()?;
+    }
+    recipe.model_name_or_path = source.path().to_owned();
     let output = recipe.output_dir.clone();
     let run = Run::prepare(recipe).map_err(|error| match error {
         TrainError::Setting(_) => usage(error),

@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(compare(&identity(1e-5, "a"), &identity(1e-5, "a")), Ok(()));
         let error = compare(&identity(1e-5, "a"), &identity(2e-5, "a")).unwrap_err();
         assert!(
-            error.contains("learning_rate was 1e-5, now 2e-5"),
+            error.contains("learning_rate was 0.00001, now 0.00002"),
             "{error}"
         );
         assert!(!error.contains("data was"), "{error}");
