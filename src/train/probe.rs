@@ -74,7 +74,7 @@ fn load(folder: &Path) -> Result<(DecoderSpec, BTreeMap<String, Tensor>), TrainE
 fn probe(vocab_size: usize) -> Batch {
     let rng = CounterRng::from_parts(&[0]);
     let mut draws = vec![0; NUM_ROWS * NUM_TOKENS];
-    rng.fill(0, &mut draws);
+    rng.fill(0, 0, &mut draws);
     let ids = draws
         .iter()
         .map(|draw| draw % vocab_size as u32)

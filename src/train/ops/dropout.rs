@@ -11,7 +11,7 @@ use crate::random::CounterRng;
 /// A tensor operation fails.
 pub fn dropout(x: &Tensor, p: f64, rng: CounterRng) -> Result<Tensor> {
     let mut draws = vec![0u32; x.elem_count()];
-    rng.fill(0, &mut draws);
+    rng.fill(0, 0, &mut draws);
     let least = (p * 2f64.powi(32)) as u32;
     let kept = (1.0 / (1.0 - p)) as f32;
     let mask: Vec<f32> = draws
