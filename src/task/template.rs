@@ -15,8 +15,8 @@ use super::python;
 /// prompt needs thousands; nested loops of a hostile file end here, and a text that doubles itself
 /// ends at 128 MB.
 const MAX_FUEL: u64 = 2_000_000;
-/// Bytes that one `regex_replace` may put in: checked as they come, the engine sees only the result.
-const MAX_REPLACED_BYTES: usize = 16 << 20;
+/// Bytes that one `regex_replace` may put in, or a method of a text may give.
+const MAX_GROWN_BYTES: usize = 16 << 20;
 /// Bytes of template source. Real chat templates reach 10 KB, few-shot descriptions 20 KB.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
@@ -123,6 +123,12 @@ fn method(
     args: &[Value],
 ) -> Result<Value, Error> {
     if name != "index" || !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        if let Some(text) = value.as_str()
+            && grown_bytes(text, name, args) > MAX_GROWN_BYTES
+        {
+            let detail = format!("{name}: the text would have more than {MAX_GROWN_BYTES} bytes");
+            return Err(Error::new(ErrorKind::InvalidOperation, detail));
+        }
         return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args);
     }
     let (wanted,): (&Value,) = from_args(args)?;
@@ -131,6 +137,41 @@ fn method(
         let detail = format!("{} is not in the list", python_text(wanted));
         Error::new(ErrorKind::InvalidOperation, detail)
     })
+}
+
+/// At least the bytes that a method of a text would give, for the methods whose result can be larger
+/// than what went in by more than a sum: the engine charges for results when they are there already.
+fn grown_bytes(text: &str, name: &str, args: &[Value]) -> usize {
+    let bytes = |value: &Value| match value.as_str() {
+        Some(text) => text.len(),
+        None => python_text(value).len(),
+    };
+    match (name, args) {
+        ("replace", [old, new, ..]) => {
+            let found = old.as_str().map_or(0, |old| text.matches(old).count());
+            text.len().saturating_add(found.saturating_mul(bytes(new)))
+        }
+        ("join", [items]) => items.try_iter().map_or(0, |items| {
+            items.fold(0_usize, |sum, item| {
+                let item = item.as_str().map_or(0, str::len);
+                sum.saturating_add(item).saturating_add(text.len())
+            })
+        }),
+        ("format", _) => {
+            let places = text.matches('{').count();
+            let longest = args.iter().map(bytes).max().unwrap_or(0);
+            // A width is written in digits: `{:>999999999}`.
+            let numbers = text.split(|c: char| !c.is_ascii_digit());
+            let widest = numbers.map(|digits| {
+                digits
+                    .parse()
+                    .unwrap_or(usize::from(!digits.is_empty()) * usize::MAX)
+            });
+            let width = widest.max().unwrap_or(0);
+            places.saturating_mul(longest.saturating_add(width))
+        }
+        _ => 0,
+    }
 }
 
 /// Compiles the one template of an environment.
@@ -186,15 +227,15 @@ fn regex_replace(
     let mut added = 0;
     let replaced = regex.try_replacen(text, count.unwrap_or(0), |found: &Captures<'_, str>| {
         let mut with = String::new();
-        if added <= MAX_REPLACED_BYTES {
+        if added <= MAX_GROWN_BYTES {
             found.expand(&expanded, &mut with);
             added += with.len();
         }
         with
     });
     match replaced {
-        Ok(_) if added > MAX_REPLACED_BYTES => Err(bad(format!(
-            "regex_replace: `{pattern}`: more than {MAX_REPLACED_BYTES} bytes would be put in"
+        Ok(_) if added > MAX_GROWN_BYTES => Err(bad(format!(
+            "regex_replace: `{pattern}`: more than {MAX_GROWN_BYTES} bytes would be put in"
         ))),
         Ok(replaced) => Ok(replaced.into_owned()),
         Err(error) => Err(bad(format!("regex_replace: `{pattern}`: {error}"))),
@@ -322,7 +363,10 @@ mod tests {
             "{{ text.replace('x', text) }}",
             "{{ text|replace('x', text) }}",
             "{{ text|regex_replace('x', text) }}",
-            "{{ 'x'.join(text) * 1000 }}",
+            "{{ text.join(text) }}",
+            "{{ ''.join([text] * 9999) }}",
+            "{{ ('{0}' * 9999).format(text) }}",
+            "{{ '{:>99999999999999999999999}'.format(text) }}",
             "{% set t %}{% for i in range(99999) %}{{ text }}{% endfor %}{% endset %}",
         ] {
             let message = render(growing, &json!({"text": text})).unwrap_err();
