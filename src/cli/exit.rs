@@ -52,6 +52,8 @@ pub(super) fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 pub(super) fn report(outcome: anyhow::Result<Exit>) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
+        // A closed pipe is how readers (`| head`) say that they have seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed stderr leaves nobody to tell; the exit code still says it.
             let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
@@ -62,6 +64,11 @@ pub(super) fn report(outcome: anyhow::Result<Exit>) -> ExitCode {
             }
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The error and its causes in one text. A cause that the text before it quotes already is left out,

@@ -1,6 +1,7 @@
 //! Evaluation: tasks through the engine to graded, logged, resumable results.
 //!
-//! A run goes through `execute` (journal first, count later) against a [`Generator`].
+//! A run goes through `execute` (journal first, count later) against a [`Generator`]: the engine, or
+//! a server (`endpoint`). `regrade`, `judge` and `compare` work on its logs.
 //! Files are lm-evaluation-harness's, byte for byte where it matters (`python_json`, `hashes`,
 //! `naming`, `table`); what is ours stands beside them under its own keys.
 

@@ -356,7 +356,6 @@ mod tests {
         for growing in [
             "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t ~ a.t %}{% endfor %}",
             "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t + a.t %}{% endfor %}",
-            "{% set a = namespace(t=[text]) %}{% for i in range(60) %}{% set a.t = a.t + a.t %}{% endfor %}{{ a.t|join }}",
             "{% macro f(t) %}{{ f(t ~ t) }}{% endmacro %}{{ f(text) }}",
             "{% macro f(t, n) %}{% if n %}{{ f(t, n - 1) }}{{ f(t, n - 1) }}{% else %}{{ t }}{% endif %}{% endmacro %}{{ f(text, 60) }}",
             "{{ text * 99999999 }}",

@@ -74,3 +74,17 @@ fn the_doctor_looks_at_a_model() {
     let model = |text: &str| text.split_once("\n\n").unwrap().1.to_owned();
     assert_eq!(model(&text), model(&stdout(&["doctor", "demo/model"])));
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    use std::process::Stdio;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["inspect", "demo/model", "--json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{output:?}");
+}

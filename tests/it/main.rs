@@ -32,6 +32,7 @@
 //! - `quant_blocks`: quantised blocks against the values that ggml reads from them.
 //! - `quantising`: quantised files against llama.cpp's, to the byte.
 //! - `random_model`: checkpoints with random weights for the others.
+//! - `readme`: the README's commands, run as they stand.
 //! - `regrading`: logs graded again give the reference's scores and judge files.
 //! - `shared`: where golden data lies, if it does.
 //! - `symbolic_grading`: mathematical equality against a careful marker.
@@ -88,6 +89,7 @@ mod model_sources;
 mod quant_blocks;
 mod quantising;
 mod random_model;
+mod readme;
 mod regrading;
 mod shared;
 mod symbolic_grading;

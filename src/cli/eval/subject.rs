@@ -157,7 +157,8 @@ impl Subject {
     }
 
     /// What an answer depends on beside tasks and seed. Threads, batch and memory are not in it:
-    /// they never change an answer, or [`Self::identity`] says `batch_invariant: false`.
+    /// they never change an answer, or [`Self::identity`] says `batch_invariant: false`. Nor is a
+    /// server's address, which may be another one when the run goes on.
     pub(super) fn settings(&self) -> Map<String, Value> {
         match self {
             Self::Engine { loaded, .. } => object(json!({
@@ -169,7 +170,6 @@ impl Subject {
             })),
             Self::Server { args, .. } => object(json!({
                 "served_model": args.model,
-                "server": args.url,
                 "wire": args.wire.name(),
             })),
         }
@@ -184,7 +184,11 @@ impl Subject {
                 "model_parameters": loaded.info.num_parameters,
                 "batch_invariant": loaded.info.is_batch_invariant,
             })),
-            Self::Server { args, .. } => object(json!({"served_model": args.model})),
+            Self::Server { args, .. } => object(json!({
+                "server": args.url,
+                // Nobody here knows what a server batches with what.
+                "batch_invariant": false,
+            })),
         }
     }
 
