@@ -52,11 +52,9 @@ pub(super) fn start(level: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn by_name(level: &str) -> Option<&'static str> {
-    let known = { LEVELS }.into_iter();
-    known
-        .into_iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(level))
-        .map(|(_, filter)| filter)
+    let known = LEVELS.iter();
+    let mut known = known.filter(|(name, _)| name.eq_ignore_ascii_case(level));
+    known.next().map(|(_, filter)| *filter)
 }
 
 fn unknown(flag: &str, level: &str) -> anyhow::Error {

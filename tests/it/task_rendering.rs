@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use micota::formats::{Checkpoint, Tokenizer};
-use micota::task::{DataSources, PromptOptions, Registry, prompts};
+use micota::task::{
+    ChatOptions, ChatTemplate, DataSources, Message, PromptOptions, Registry, prompts,
+};
 use serde_json::{Value, json};
 
 const AIME: [&str; 3] = [
@@ -330,4 +332,49 @@ fn a_group_of_groups_is_scored_over_all_its_tasks() {
         "{}",
         results["groups"]
     );
+}
+
+#[test]
+fn templates_that_would_eat_the_memory_are_refused() {
+    let messages = [Message::new("user", "x".repeat(100_000))];
+    for growing in [
+        "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t ~ a.t %}{% endfor %}",
+        "{% set a = namespace(t=text) %}{% for i in range(60) %}{% set a.t = a.t + a.t %}{% endfor %}",
+        "{% macro f(t) %}{{ f(t ~ t) }}{% endmacro %}{{ f(text) }}",
+        "{{ text * 99999999 }}",
+        "{{ text.replace('x', text) }}",
+        "{{ text|replace('x', text) }}",
+        "{{ text.join(['x'] * 99999) }}",
+        "{{ ''.join([text] * 9999) }}",
+        "{{ ('{0}' * 9999).format(text) }}",
+        "{{ '{:>99999999999999999999999}'.format(text) }}",
+        "{% set t %}{% for i in range(99999) %}{{ text }}{% endfor %}{% endset %}",
+    ] {
+        let source = format!("{{% set text = messages[0].content %}}{growing}");
+        let template = ChatTemplate::new(&source, &[]).unwrap();
+        let error = template.render(&messages, &ChatOptions::default());
+        let message = error.unwrap_err().to_string();
+        let words = ["ran out of fuel", "too large", "more than"];
+        assert!(
+            words.iter().any(|word| message.contains(word)),
+            "{growing}: {message}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let row = json!({"question": "x".repeat(100_000), "answer": "1"});
+    std::fs::write(folder.path().join("rows.jsonl"), row.to_string()).unwrap();
+    let task = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n\
+        test_split: test\ndoc_to_text: \"{{question|regex_replace('x', question)}}\"\n\
+        doc_to_target: answer\n";
+    std::fs::write(folder.path().join("t.yaml"), task).unwrap();
+    let registry = Registry::load(&[folder.path().to_owned()]).unwrap();
+    let task = registry
+        .resolve(&["mine".to_owned()])
+        .unwrap()
+        .tasks
+        .remove(0);
+    let data = DataSources::default().load(&task).unwrap();
+    let refused = prompts(&task, &data, &[0], &PromptOptions::default());
+    let message = refused.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("bytes would be put in"), "{message}");
 }
