@@ -8,10 +8,10 @@ use num_rational::BigRational;
 use num_traits::{One, Signed, Zero};
 
 use super::algebra::{Algebra, NoForm};
+use super::atoms::reals;
 use super::expr::{Answer, Constant, Expr, Function, Marks, Relation, SetOperation};
 use super::limits::{MAX_STEPS, MAX_UNORDERED, WRITTEN_OUT_DECIMALS};
 use super::numeric;
-use super::terms::reals;
 
 /// How two answers were found equal, from the strongest to the weakest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

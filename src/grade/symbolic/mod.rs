@@ -6,17 +6,23 @@
 //! hang: every bound is a counted limit, and the same input gives the same verdict anywhere.
 
 mod algebra;
+mod atoms;
 mod candidates;
 #[cfg(test)]
 mod cases;
 mod clean;
+mod commands;
 mod decide;
+mod digits;
 mod enclosure;
 mod expr;
+mod functions;
 mod lexer;
 mod limits;
+mod numerals;
 mod numeric;
 mod parser;
+mod rational;
 mod terms;
 mod words;
 

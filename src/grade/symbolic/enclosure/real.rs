@@ -7,6 +7,7 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 
 use super::elementary;
 use super::interval::{Interval, Precision};
+use crate::grade::symbolic::rational;
 
 /// Bits up to which a fraction stays exact. Beyond, its arithmetic is dearer than an interval's.
 const MAX_EXACT_BITS: u64 = 256;
@@ -127,7 +128,9 @@ impl Real {
         precision: Precision,
     ) -> Option<Self> {
         match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) => Some(Self::rational(a + b, precision)),
+            (Self::Exact(a), Self::Exact(b)) => {
+                Some(Self::rational(rational::sum(a, b), precision))
+            }
             (zero, number) | (number, zero) if zero.is_zero() => Some(number.clone()),
             (a, b) => {
                 let sum = a
@@ -144,7 +147,9 @@ impl Real {
         precision: Precision,
     ) -> Option<Self> {
         match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) => Some(Self::rational(a * b, precision)),
+            (Self::Exact(a), Self::Exact(b)) => {
+                Some(Self::rational(rational::product(a, b), precision))
+            }
             (zero, _) | (_, zero) if zero.is_zero() => Some(Self::zero()),
             (a, b) => {
                 let product = a

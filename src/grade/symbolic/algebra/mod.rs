@@ -6,24 +6,27 @@
 //! as far as anyone knows, are monomials in pi and e: without opaque atoms two values are equal
 //! exactly when their forms are. With them, equal forms still mean equal values.
 
+mod exact;
+mod form;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use num_bigint::BigInt;
 use num_integer::Integer;
-use num_rational::{BigRational, Ratio};
-use num_traits::{CheckedAdd, CheckedMul, One, Signed, ToPrimitive, Zero};
+use num_rational::BigRational;
+use num_traits::{CheckedAdd, CheckedMul, One, Signed, Zero};
+
+use exact::{exact_function, integer_power};
+pub(super) use form::Form;
+use form::{Exponent, Monomial, Polynomial, add_term, bits, one, small_exponent, weight};
 
 use super::expr::{Constant, Expr, Function};
 use super::limits::{
     MAX_EXPANSION, MAX_FACTORIAL, MAX_INTEGER_BITS, MAX_STEPS, MAX_TERMS, MAX_TRIAL_DIVISOR,
     STEPS_PER_TERM,
 };
-
-type Exponent = Ratio<i64>;
-/// Sorted by atom, without zero exponents.
-type Monomial = Vec<(usize, Exponent)>;
-type Polynomial = BTreeMap<Monomial, BigRational>;
+use super::rational;
 
 /// Why an expression has no normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +45,6 @@ enum Atom {
     Prime(BigInt),
     /// Anything else, by the text of its normal form.
     Opaque(String),
-}
-
-/// A quotient. The denominator is 1 or has several terms.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Form {
-    above: Polynomial,
-    below: Polynomial,
 }
 
 /// The atoms and the step budget that the forms of one comparison share.
@@ -204,7 +200,7 @@ impl Algebra {
         for (left, c) in a {
             for (right, d) in b {
                 let (monomial, factor) = self.merge(left, right)?;
-                let coefficient = multiplied(&multiplied(c, d), &factor);
+                let coefficient = rational::product(&rational::product(c, d), &factor);
                 self.step(weight(&coefficient))?;
                 if bits(&coefficient) > MAX_INTEGER_BITS {
                     return Err(NoForm::TooLarge);
@@ -560,167 +556,5 @@ impl Algebra {
             let _ = write!(text, "#{atom}^{exponent} ");
         }
         text
-    }
-}
-
-impl Form {
-    fn rational(value: BigRational) -> Self {
-        Self::term(Vec::new(), value)
-    }
-
-    fn term(monomial: Monomial, coefficient: BigRational) -> Self {
-        let mut above = Polynomial::new();
-        add_term(&mut above, monomial, coefficient);
-        Self {
-            above,
-            below: one(),
-        }
-    }
-
-    fn single_term(&self) -> Option<(&Monomial, &BigRational)> {
-        if self.above.len() == 1 {
-            self.above.first_key_value()
-        } else {
-            None
-        }
-    }
-
-    /// The value, where it is a rational number.
-    pub(super) fn as_rational(&self) -> Option<BigRational> {
-        if self.below != one() {
-            return None;
-        }
-        match self.single_term() {
-            None if self.above.is_empty() => Some(BigRational::zero()),
-            Some((monomial, coefficient)) if monomial.is_empty() => Some(coefficient.clone()),
-            _ => None,
-        }
-    }
-}
-
-fn one() -> Polynomial {
-    Polynomial::from([(Vec::new(), BigRational::one())])
-}
-
-fn add_term(polynomial: &mut Polynomial, monomial: Monomial, coefficient: BigRational) {
-    if coefficient.is_zero() {
-        return;
-    }
-    match polynomial.entry(monomial) {
-        std::collections::btree_map::Entry::Vacant(vacant) => {
-            vacant.insert(coefficient);
-        }
-        std::collections::btree_map::Entry::Occupied(mut occupied) => {
-            let sum = match occupied.get().is_integer() && coefficient.is_integer() {
-                true => BigRational::from_integer(occupied.get().numer() + coefficient.numer()),
-                false => occupied.get() + coefficient,
-            };
-            *occupied.get_mut() = sum;
-            if occupied.get().is_zero() {
-                occupied.remove();
-            }
-        }
-    }
-}
-
-/// The product of two numbers. Integers are spared the greatest common divisor.
-fn multiplied(a: &BigRational, b: &BigRational) -> BigRational {
-    match a.is_integer() && b.is_integer() {
-        true => BigRational::from_integer(a.numer() * b.numer()),
-        false => a * b,
-    }
-}
-
-/// Steps that arithmetic with a coefficient of its length costs beside those of its term: quadratic
-/// in the words, and dear for fractions, which take greatest common divisors.
-fn weight(coefficient: &BigRational) -> usize {
-    let words = bits(coefficient) as usize / 64;
-    words * words / if coefficient.is_integer() { 64 } else { 4 }
-}
-
-/// An exponent that fits the arithmetic of exponents with room to spare.
-fn small_exponent(exponent: &BigRational) -> Option<Exponent> {
-    let numer = exponent.numer().to_i32()?;
-    let denom = exponent.denom().to_i32()?;
-    Some(Exponent::new(numer.into(), denom.into()))
-}
-
-fn bits(value: &BigRational) -> u64 {
-    value.numer().bits().max(value.denom().bits())
-}
-
-fn integer_power(base: &BigRational, exponent: i64) -> Result<BigRational, NoForm> {
-    if exponent < 0 && base.is_zero() {
-        return Err(NoForm::Undefined);
-    }
-    if base.is_one() || exponent == 0 {
-        return Ok(BigRational::one());
-    }
-    let size = bits(base)
-        .checked_mul(exponent.unsigned_abs())
-        .ok_or(NoForm::TooLarge)?;
-    let unit = base.numer().abs().is_one() && base.is_integer();
-    if size > MAX_INTEGER_BITS && !unit {
-        return Err(NoForm::TooLarge);
-    }
-    if unit {
-        let odd = exponent % 2 != 0;
-        return Ok(if odd {
-            base.clone()
-        } else {
-            BigRational::one()
-        });
-    }
-    Ok(base.pow(exponent as i32))
-}
-
-/// A function of rational numbers that has a rational value; an inner error where it has none.
-fn exact_function(
-    function: &Function,
-    values: &[BigRational],
-) -> Option<Result<BigRational, NoForm>> {
-    let integer = |value: &BigRational| value.is_integer().then(|| value.to_integer());
-    let small = |value: &BigRational| {
-        integer(value)
-            .and_then(|n| n.to_u32())
-            .filter(|&n| n <= MAX_FACTORIAL)
-    };
-    let whole = |value: BigInt| Some(Ok(BigRational::from_integer(value)));
-    match (function, values) {
-        (Function::Abs, [value]) => Some(Ok(value.abs())),
-        (Function::Floor, [value]) => Some(Ok(value.floor())),
-        (Function::Ceil, [value]) => Some(Ok(value.ceil())),
-        (Function::Max, values) => values.iter().max().cloned().map(Ok),
-        (Function::Min, values) => values.iter().min().cloned().map(Ok),
-        (Function::Factorial, [value]) if value.is_negative() && value.is_integer() => {
-            Some(Err(NoForm::Undefined))
-        }
-        (Function::Factorial, [value]) => whole((2..=small(value)?).map(BigInt::from).product()),
-        (Function::Binomial, [n, k]) => {
-            let (n, k) = (small(n)?, small(k)?);
-            if k > n {
-                return whole(BigInt::zero());
-            }
-            let mut value = BigInt::one();
-            for i in 0..k.min(n - k) {
-                value = value * (n - i) / (i + 1);
-            }
-            whole(value)
-        }
-        (Function::Gcd | Function::Lcm, values) => {
-            let mut values = values.iter().map(integer);
-            let mut value = values.next()??;
-            for next in values {
-                value = match function {
-                    Function::Gcd => value.gcd(&next?),
-                    _ => value.lcm(&next?),
-                };
-                if value.bits() > MAX_INTEGER_BITS {
-                    return Some(Err(NoForm::TooLarge));
-                }
-            }
-            whole(value)
-        }
-        _ => None,
     }
 }
