@@ -69,7 +69,7 @@ impl Comparison {
             );
         }
         format!(
-            "verify: {}, logits differ by {:.2e} of their size (at most {:.0e} for these types), \
+            "verify: {}, logits differ by {:.2e} of their size (at most {} for these types), \
              by {:.3} at most; the same next token at {} of {} positions, computed in {}",
             if self.agrees() { "agrees" } else { "FAILED" },
             self.relative,
@@ -157,7 +157,7 @@ fn tolerance(source: DType, written: DType, compute_type: ComputeType) -> f64 {
             DType::F32 => 1e-4,
             DType::F16 => 1e-2,
             DType::BF16 => 5e-2,
-            _ => 0.25,
+            _ => 0.1,
         }
     };
     let exact = match compute_type {

@@ -240,3 +240,128 @@ fn a_model_that_cannot_be_converted_leaves_no_file() {
     assert!(error.contains("odd.weight"), "{error}");
     assert!(!folder.path().join("out.gguf").exists());
 }
+
+/// The files of a golden model in a folder of their own, with another config.json.
+fn with_config(source: &Path, folder: &Path, config: &Value) {
+    std::fs::create_dir(folder).unwrap();
+    for entry in std::fs::read_dir(source).unwrap() {
+        let entry = entry.unwrap();
+        let bytes = std::fs::read(entry.path()).unwrap();
+        std::fs::write(folder.join(entry.file_name()), bytes).unwrap();
+    }
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+/// What transformers 5 makes of a config.json of transformers 4.
+fn respelt(config: &Value) -> Value {
+    let mut config = config.clone();
+    let map = config.as_object_mut().unwrap();
+    let dtype = map.remove("torch_dtype").unwrap();
+    map.insert("dtype".to_owned(), dtype);
+    let theta = map.remove("rope_theta").unwrap();
+    let mut rope = match map.remove("rope_scaling") {
+        Some(Value::Object(rope)) => rope,
+        _ => serde_json::Map::new(),
+    };
+    rope.entry("rope_type").or_insert_with(|| "default".into());
+    rope.insert("rope_theta".to_owned(), theta);
+    let parameters = match map.remove("rope_local_base_freq") {
+        None => Value::Object(rope),
+        Some(local) => serde_json::json!({
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        }),
+    };
+    map.insert("rope_parameters".to_owned(), parameters);
+    config
+}
+
+#[test]
+fn both_spellings_of_a_configuration_give_the_same_file() {
+    let Some(shared) = shared() else { return };
+    let tiny = shared.join("golden/tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |source: &Path, name: &str| {
+        let target = folder.path().join(name);
+        let options = GgufOptions {
+            outfile: Some(target.clone()),
+            out_type: OutType::Auto,
+            model_name: Some("model".to_owned()),
+            ..GgufOptions::default()
+        };
+        to_gguf(&Checkpoint::open(source).unwrap(), &options, &|_| {}).unwrap();
+        std::fs::read(target).unwrap()
+    };
+    for name in ["q2t-base", "q3", "ll3-base", "mistral", "gemma3", "phi3"] {
+        let config = std::fs::read(tiny.join(name).join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let source = folder.path().join(name);
+        with_config(&tiny.join(name), &source, &respelt(&config));
+        let (old, new) = (
+            file(&tiny.join(name), "old.gguf"),
+            file(&source, "new.gguf"),
+        );
+        assert!(old == new, "{name}");
+    }
+    // The same model whole and in shards.
+    let whole = file(&tiny.join("ll3-math"), "whole.gguf");
+    assert!(whole == file(&tiny.join("ll3-math-sharded"), "sharded.gguf"));
+}
+
+/// Scaled rotary embeddings arrive in llama.cpp's words and are read back alike.
+#[test]
+fn scaled_positions_are_written_and_read() {
+    let Some(shared) = shared() else { return };
+    let source = shared.join("golden/tiny/q2t-base");
+    let config = std::fs::read(source.join("config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let scalings = [
+        (
+            serde_json::json!({"type": "linear", "factor": 4.0}),
+            "linear",
+        ),
+        (
+            serde_json::json!({"rope_type": "yarn", "factor": 4.0,
+                "original_max_position_embeddings": 64}),
+            "yarn",
+        ),
+    ];
+    for (scaling, kind) in scalings {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config.clone();
+        config["rope_scaling"] = scaling;
+        let model = folder.path().join("model");
+        with_config(&source, &model, &config);
+        let target = folder.path().join("model.gguf");
+        convert(&model, &target, OutType::F32, GgufSplit::default());
+        let written = Checkpoint::open(&target).unwrap();
+        let pairs = metadata(&written);
+        let value = |key: &str| {
+            let pair = pairs.iter().find(|(own, _)| own == key);
+            pair.map(|(_, value)| value.clone())
+        };
+        let kind = GgufValue::String(kind.to_owned());
+        assert_eq!(value("qwen2.rope.scaling.type"), Some(kind));
+        assert_eq!(
+            value("qwen2.rope.scaling.factor"),
+            Some(GgufValue::F32(4.0))
+        );
+        let spec = |path: &Path| {
+            let checkpoint = std::sync::Arc::new(Checkpoint::open(path).unwrap());
+            micota::model::Model::from_checkpoint(checkpoint)
+                .unwrap()
+                .spec
+        };
+        assert_eq!(
+            format!("{:?}", spec(&model).rope),
+            format!("{:?}", spec(&target).rope)
+        );
+    }
+}
+
+#[test]
+fn an_adapter_alone_is_no_model() {
+    let Some(shared) = shared() else { return };
+    let error = Checkpoint::open(shared.join("golden/tiny/q2t-lora")).unwrap_err();
+    assert!(error.to_string().contains("adapter"), "{error}");
+}

@@ -72,8 +72,9 @@ fn most_likely(logits: &[f32]) -> u32 {
     best.unwrap().0 as u32
 }
 
-/// Logits may differ by this share of the largest: float32 in another order.
-const BOUND: f32 = 1e-3;
+/// Logits may differ by this share of the largest: float32 in another order, and llama.cpp's
+/// approximations of exp in attention and activations.
+const BOUND: f32 = 5e-3;
 
 /// Both continue `prompt` up to `length` tokens; they must choose the same and have close logits.
 fn agree(ours: &mut Ours, theirs: &mut LlamaCpp, prompt: &[u32], length: usize) {
