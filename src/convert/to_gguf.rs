@@ -173,11 +173,15 @@ fn tokenizer_pairs(
     config: &Config<'_>,
     pairs: &mut Pairs,
 ) -> Result<(), ConvertError> {
-    let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let read = |name: &str| -> Result<Map<String, Value>, ConvertError> {
         Ok(read_json_object(&folder.join(name))?.unwrap_or_default())
     };
-    let json = read("tokenizer.json")?;
+    // Both parse the same large file, which is most of a small model's conversion.
+    let (tokenizer, json) = rayon::join(
+        || Tokenizer::from_checkpoint(checkpoint),
+        || read("tokenizer.json"),
+    );
+    let (tokenizer, json) = (tokenizer?, json?);
     let tokenizer_config = read("tokenizer_config.json")?;
     let model_config = read("config.json")?;
     let files = TokenizerFiles {
