@@ -67,7 +67,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     n: usize,
     /// New tokens per sample, at most.
-    #[arg(long, default_value_t = 16384)]
+    #[arg(long = "max_gen_toks", alias = "max-gen-toks", default_value_t = 16384)]
     max_gen_toks: usize,
     /// 0 takes the most likely token; needed above 0 for --n above 1.
     #[arg(long, default_value_t = 0.0)]
