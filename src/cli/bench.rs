@@ -1,5 +1,8 @@
 //! `micota bench`: how fast a model runs on this machine, next to what the machine allows.
 
+#[cfg(feature = "ggml")]
+mod on_device;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,6 +12,7 @@ use serde_json::json;
 
 use super::exit::{Exit, usage};
 use super::model_source::ModelSource;
+use crate::engine::Device;
 use crate::engine::backends::cpu::{
     ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Quantize, Workload, blocks_of,
     measure,
@@ -28,6 +32,9 @@ pub(super) struct Args {
     /// Weights that are held as integers: auto (as in the file), none, int8 or int8-row
     #[arg(long, default_value = "auto")]
     quantize: Quantize,
+    /// Where the model runs: cpu, ggml-cpu, cuda, vulkan or metal, with a number as in cuda:1
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -51,7 +58,8 @@ pub(super) struct Args {
 /// Positions per KV block while measuring: the engine's own default.
 const BLOCK_SIZE: usize = 32;
 
-pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+/// What to time: every prompt length, then every batch size at every context.
+fn workloads(args: &Args) -> anyhow::Result<Vec<Workload>> {
     let counts = [&args.batch_sizes, &args.prompts];
     if counts.into_iter().flatten().any(|count| *count == 0) || args.threads == Some(0) {
         return Err(usage(anyhow::anyhow!(
@@ -70,9 +78,25 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             context: *context,
         })
     });
-    let workloads: Vec<_> = prefill.chain(decode).collect();
+    Ok(prefill.chain(decode).collect())
+}
+
+/// Blocks of the largest of them, and positions of the longest.
+fn largest(workloads: &[Workload]) -> (usize, usize) {
     let blocks = workloads.iter().map(|w| blocks_of(*w, BLOCK_SIZE)).max();
     let longest = workloads.iter().map(|w| w.context + w.rows_per_sequence);
+    (blocks.unwrap_or(1), longest.max().unwrap_or(1))
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let workloads = workloads(args)?;
+    #[cfg(feature = "ggml")]
+    if let Some(device) = args.device.find()? {
+        return on_device::run(args, &device, &workloads);
+    }
+    #[cfg(not(feature = "ggml"))]
+    args.device.check()?;
+    let (num_blocks, max_model_len) = largest(&workloads);
     let options = CpuOptions {
         compute_type: args.dtype,
         quantize: args.quantize,
@@ -82,8 +106,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         },
         isa: args.kernels.unwrap_or_else(Isa::detect),
         block_size: BLOCK_SIZE,
-        num_blocks: blocks.unwrap_or(1),
-        max_model_len: longest.max().unwrap_or(1),
+        num_blocks,
+        max_model_len,
     };
     let source = ModelSource::find(&args.model)?;
     let checkpoint = Checkpoint::open(source.path())?;

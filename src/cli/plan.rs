@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::engine_args::parse_bytes;
 use super::exit::{Exit, usage};
+use super::notice::notice;
 use super::quantities::human_bytes;
 use crate::engine::backends::cpu::{CpuOptions, MachineLimit, Quantize};
 use crate::engine::{
@@ -119,10 +120,17 @@ fn named_device(text: &str) -> Result<NamedDevice, String> {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     check(args).map_err(usage)?;
     let (device, name) = device(args)?;
+    let (answer_tokens, is_default) = answer_tokens(args)?;
+    if is_default {
+        notice(&format!(
+            "these tasks set no max_gen_toks, so answers end after {answer_tokens} tokens; \
+             --answer-tokens plans for more"
+        ));
+    }
     let plan = Plan {
         compute_type: args.dtype,
         prompt_tokens: args.prompt_tokens,
-        answer_tokens: answer_tokens(args)?,
+        answer_tokens,
         concurrency: args.concurrency,
         max_num_batched_tokens: args.max_num_batched_tokens,
     };
@@ -242,25 +250,26 @@ fn this_machine(compute_type: ComputeType) -> anyhow::Result<DeviceLimit> {
     })
 }
 
-/// The longest answer that is to be expected.
-fn answer_tokens(args: &Args) -> anyhow::Result<usize> {
+/// The longest answer that is to be expected, and whether that is only because its task does not
+/// say.
+fn answer_tokens(args: &Args) -> anyhow::Result<(usize, bool)> {
     if let Some(tokens) = args.answer_tokens {
-        return Ok(tokens);
+        return Ok((tokens, false));
     }
     if args.tasks.is_empty() {
-        return Ok(DEFAULT_ANSWER_TOKENS);
+        return Ok((DEFAULT_ANSWER_TOKENS, false));
     }
     let registry = Registry::load(&[]).map_err(usage)?;
     let selection = registry.resolve(&args.tasks).map_err(usage)?;
-    let mut longest = 0;
+    let mut longest = (0, false);
     for task in &selection.tasks {
         let settings = GenerationConfig::from_kwargs(&task.generation_kwargs)
             .with_context(|| format!("task {}", task.name))
             .map_err(usage)?;
-        longest = longest.max(settings.max_gen_toks);
+        longest = longest.max((settings.max_gen_toks, settings.max_gen_toks_is_default));
     }
     anyhow::ensure!(
-        longest > 0,
+        longest.0 > 0,
         usage(anyhow::anyhow!("--tasks: no task in it"))
     );
     Ok(longest)

@@ -7,8 +7,13 @@ use std::str::FromStr;
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{DeviceInfo, devices};
 
-/// ggml's parts that drive graphics processors, each a feature of this package.
-const GPU_BACKENDS: [&str; 3] = ["cuda", "vulkan", "metal"];
+/// ggml's parts that drive graphics processors, each a feature of this package, and whether this
+/// build has it.
+pub const GPU_FEATURES: [(&str, bool); 3] = [
+    ("cuda", cfg!(feature = "cuda")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("metal", cfg!(feature = "metal")),
+];
 
 /// What a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +91,10 @@ impl Device {
             return Ok(wanted);
         }
         Err(match feature_of(backend) {
-            Some(feature)
-                if found.iter().all(|info| info.backend != *backend) && !is_built(feature) =>
-            {
-                DeviceError::NotBuilt {
-                    device: self.clone(),
-                    feature,
-                }
-            }
+            Some((feature, false)) => DeviceError::NotBuilt {
+                device: self.clone(),
+                feature,
+            },
             _ => {
                 let names: Vec<&str> = found.iter().map(|info| info.name.as_str()).collect();
                 DeviceError::NotFound {
@@ -114,25 +115,16 @@ impl Device {
             Self::Auto | Self::Cpu => Ok(()),
             Self::Ggml { backend, .. } => Err(DeviceError::NotBuilt {
                 device: self.clone(),
-                feature: feature_of(backend).unwrap_or("ggml"),
+                feature: feature_of(backend).map_or("ggml", |(feature, _)| feature),
             }),
         }
     }
 }
 
-/// The feature that brings a part of ggml; none for the processor, which is always there.
-fn feature_of(backend: &str) -> Option<&'static str> {
-    GPU_BACKENDS.into_iter().find(|name| *name == backend)
-}
-
-#[cfg(feature = "ggml")]
-fn is_built(feature: &str) -> bool {
-    match feature {
-        "cuda" => cfg!(feature = "cuda"),
-        "vulkan" => cfg!(feature = "vulkan"),
-        "metal" => cfg!(feature = "metal"),
-        _ => true,
-    }
+/// The feature that brings a part of ggml, and whether it is built in; none for the processor,
+/// which is always there.
+fn feature_of(backend: &str) -> Option<(&'static str, bool)> {
+    GPU_FEATURES.into_iter().find(|(name, _)| *name == backend)
 }
 
 impl FromStr for Device {
@@ -153,7 +145,7 @@ impl FromStr for Device {
         let (name, index) = text.split_once(':').unwrap_or((text, "0"));
         // What torch calls Apple's.
         let name = if name == "mps" { "metal" } else { name };
-        let backend = feature_of(name).ok_or_else(|| {
+        let (backend, _) = feature_of(name).ok_or_else(|| {
             format!(
                 "unknown device `{text}`; known: auto, cpu, ggml-cpu, and cuda, vulkan and metal, \
                  each with a number as in cuda:1"

@@ -115,11 +115,11 @@ pub fn forecast(model: &Model, device: &DeviceLimit, plan: &Plan) -> Forecast {
         (rows / compute.max(memory), memory > compute)
     };
     let at_limit = (concurrency > 0).then(|| {
+        let rows = plan.max_num_batched_tokens.max(1);
+        let rows_per_sequence = plan.prompt_tokens.clamp(1, rows);
         let (prefill_tokens_per_s, _) = time(Workload {
-            num_sequences: 1,
-            rows_per_sequence: plan
-                .prompt_tokens
-                .clamp(1, plan.max_num_batched_tokens.max(1)),
+            num_sequences: (rows / rows_per_sequence).min(concurrency),
+            rows_per_sequence,
             context: 0,
         });
         let (decode_tokens_per_s, is_memory_bound) = time(Workload {

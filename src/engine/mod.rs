@@ -40,7 +40,7 @@ pub use crate::formats::Tokenizer;
 pub use backends::cpu::{ComputeType, Quantize, StorageSummary};
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
-pub use device::{Device, DeviceError, DeviceKind};
+pub use device::{Device, DeviceError, DeviceKind, GPU_FEATURES};
 pub use device_demand::DeviceDemand;
 pub use error::{EngineError, RequestError};
 pub use forecast::{DeviceLimit, Expected, Forecast, Plan, forecast};

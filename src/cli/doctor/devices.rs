@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::quantities::human_bytes;
+use crate::engine::GPU_FEATURES;
 
 /// What models can run on beside our own kernels.
 #[derive(Serialize)]
@@ -28,12 +29,7 @@ struct Found {
 
 impl Devices {
     pub(super) fn detect() -> Self {
-        let features = [
-            ("cuda", cfg!(feature = "cuda")),
-            ("vulkan", cfg!(feature = "vulkan")),
-            ("metal", cfg!(feature = "metal")),
-        ];
-        let built = features.into_iter().filter(|(_, built)| *built);
+        let built = GPU_FEATURES.into_iter().filter(|(_, built)| *built);
         Self {
             built_for: built.map(|(name, _)| name).collect(),
             found: found(),

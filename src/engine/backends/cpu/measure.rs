@@ -101,19 +101,8 @@ pub fn measure(
     limit: &MachineLimit,
     workload: Workload,
 ) -> Result<Measurement, RunnerError> {
-    const BURST: Duration = Duration::from_millis(1500);
-    const LEAST_STEPS: usize = 3;
-    let input = input(runner, workload)?;
-    let mut logits = Vec::new();
-    runner.forward(&input, &mut logits)?;
-    let (start, mut times) = (Instant::now(), Vec::new());
-    while times.len() < LEAST_STEPS || start.elapsed() < BURST {
-        let step = Instant::now();
-        runner.forward(&input, &mut logits)?;
-        times.push(step.elapsed());
-    }
-    times.sort();
-    let step_time = times[times.len() / 2];
+    let input = step_input(runner, workload)?;
+    let step_time = step_time(runner, &input)?;
     let demand = CpuDemand::of(
         model,
         options.compute_type,
@@ -135,13 +124,38 @@ pub fn measure(
     })
 }
 
+/// The median time of a step, of as many as fit a moment; overwrites the KV cache.
+///
+/// # Errors
+/// The executor failed.
+pub fn step_time(runner: &mut dyn ModelRunner, input: &StepInput) -> Result<Duration, RunnerError> {
+    const BURST: Duration = Duration::from_millis(1500);
+    const LEAST_STEPS: usize = 3;
+    let mut logits = Vec::new();
+    runner.forward(input, &mut logits)?;
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < LEAST_STEPS || start.elapsed() < BURST {
+        let step = Instant::now();
+        runner.forward(input, &mut logits)?;
+        times.push(step.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}
+
 /// Blocks that a workload needs.
 pub fn blocks_of(workload: Workload, block_size: usize) -> usize {
     workload.num_sequences * workload.positions().div_ceil(block_size)
 }
 
 /// The step's input, after its blocks were filled: memory that was never written is not memory.
-fn input(runner: &mut CpuRunner, workload: Workload) -> Result<StepInput, RunnerError> {
+///
+/// # Errors
+/// The pool has fewer than [`blocks_of`] the workload, or the executor failed.
+pub fn step_input(
+    runner: &mut dyn ModelRunner,
+    workload: Workload,
+) -> Result<StepInput, RunnerError> {
     let block_size = runner.block_size();
     let blocks = workload.positions().div_ceil(block_size);
     if blocks_of(workload, block_size) > runner.num_blocks() {

@@ -21,7 +21,7 @@ use crate::model::Model;
 use decoder::Decoder;
 pub use demand::CpuDemand;
 pub(in crate::engine) use measure::step_flops;
-pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure};
+pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure, step_input, step_time};
 pub use squares::{LayerInput, SquareSums};
 use storage::Storage;
 pub use storage::{Quantize, StorageSummary};

@@ -54,6 +54,12 @@ impl Pool {
         keys.element().row_bytes(keys.shape()[0]) * self.block_size
     }
 
+    /// One of the pool's tensors as rows of four-byte words, a block each.
+    fn words(&self, context: &Context, tensor: &Tensor) -> Tensor {
+        let blocks = tensor.shape()[1] / self.block_size;
+        context.reinterpret(tensor, Element::I32, [self.block_bytes() / 4, blocks, 1, 1])
+    }
+
     /// Copies a block in every layer, by way of the host: it happens once where samples part.
     pub(super) fn copy_block(&self, source: usize, target: usize) {
         let bytes = self.block_bytes();
@@ -158,6 +164,25 @@ impl StepGraph {
             groups: inputs,
             logits,
         }
+    }
+
+    /// Only what gathers every layer's keys and values: what the step pays for blocks that lie
+    /// apart. It has no other inputs than the groups'.
+    pub(super) fn gathers(parts: &Parts<'_>, shape: &Shape) -> (Graph, Vec<GroupInputs>) {
+        let layers = parts.spec.num_hidden_layers;
+        let max_tensors = shape.groups.len() * (1 + layers * layer_tensors(1));
+        let context = Context::new(max_tensors);
+        let mut results = Vec::new();
+        let mut inputs = Vec::new();
+        for group in &shape.groups {
+            let group_inputs = GroupInputs::new(&context, group, parts.pool.block_size, &[]);
+            for pool in parts.pool.layers.iter().flatten() {
+                let words = parts.pool.words(&context, pool);
+                results.push(context.get_rows(&words, &group_inputs.blocks));
+            }
+            inputs.push(group_inputs);
+        }
+        (Graph::new(context, max_tensors, &results), inputs)
     }
 
     /// Whether the device can compute it.
@@ -319,11 +344,10 @@ impl Builder<'_> {
     /// A group's keys or values out of the pool: `[head_dim, positions, kv_heads, sequences]`.
     fn gather(&self, pool: &Tensor, group: &GroupShape, blocks: &Tensor) -> Tensor {
         let context = self.context;
-        let [kv_size, slots, ..] = pool.shape();
+        let kv_size = pool.shape()[0];
         let (block_size, element) = (self.parts.pool.block_size, self.parts.pool.element);
-        let words = element.row_bytes(kv_size) * block_size / 4;
-        let pool = context.reinterpret(pool, Element::I32, [words, slots / block_size, 1, 1]);
-        let gathered = context.get_rows(&pool, blocks);
+        let words = self.parts.pool.words(context, pool);
+        let gathered = context.get_rows(&words, blocks);
         let stride = group.blocks(block_size) * block_size;
         let shape = [kv_size, stride * group.sequences, 1, 1];
         let gathered = context.reinterpret(&gathered, element, shape);

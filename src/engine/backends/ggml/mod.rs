@@ -17,6 +17,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::engine::backends::cpu::ComputeType;
 use crate::engine::device::DeviceKind;
@@ -73,8 +74,22 @@ pub struct GgmlRunner {
     exact_gelu: bool,
     kv_bytes: u64,
     num_steps: u64,
+    times: StepTimes,
     hidden: Vec<f32>,
     mask: Vec<u16>,
+}
+
+/// Where the time of steps went, altogether.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Steps that ran.
+    pub num_steps: u64,
+    /// Laying out, embedding, and building and planning graphs that were not there.
+    pub prepare: Duration,
+    /// Writing inputs to the device and reading logits from it.
+    pub transfer: Duration,
+    /// Running graphs.
+    pub compute: Duration,
 }
 
 struct Cached {
@@ -130,6 +145,7 @@ impl GgmlRunner {
             exact_gelu: !is_cpu,
             kv_bytes: block_bytes * options.num_blocks as u64,
             num_steps: 0,
+            times: StepTimes::default(),
             hidden: Vec::new(),
             mask: Vec::new(),
         };
@@ -178,14 +194,17 @@ impl GgmlRunner {
     }
 
     fn build(&self, shape: &Shape) -> StepGraph {
-        let parts = Parts {
+        StepGraph::build(&self.parts(), shape)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts {
             spec: &self.model.spec,
             weights: &self.weights,
             pool: &self.pool,
             attention: self.attention,
             exact_gelu: self.exact_gelu,
-        };
-        StepGraph::build(&parts, shape)
+        }
     }
 
     /// Bytes of the weights on the device.
@@ -206,6 +225,34 @@ impl GgmlRunner {
     /// How attention is computed.
     pub fn attention(&self) -> AttentionPath {
         self.attention
+    }
+
+    /// Where the time of all steps so far went.
+    pub fn times(&self) -> StepTimes {
+        self.times
+    }
+
+    /// The median time of gathering the keys and values that a step attends over, in all layers.
+    ///
+    /// # Errors
+    /// The step cannot be run, or the device failed.
+    pub fn gather_time(&mut self, input: &StepInput) -> Result<Duration, RunnerError> {
+        const REPETITIONS: usize = 9;
+        let batch = Batch::new(input, self.bounds).map_err(failure)?;
+        let (mut graph, inputs) = StepGraph::gathers(&self.parts(), &batch.shape);
+        self.stage.plan(&mut graph).map_err(failure)?;
+        for (index, group) in inputs.iter().enumerate() {
+            self.stage
+                .write(&graph, &group.blocks, &batch.blocks(index));
+        }
+        let mut times = [Duration::ZERO; REPETITIONS];
+        for time in &mut times {
+            let start = Instant::now();
+            self.stage.run(&graph).map_err(failure)?;
+            *time = start.elapsed();
+        }
+        times.sort();
+        Ok(times[REPETITIONS / 2])
     }
 
     /// Graphs that are ready to run again.
@@ -297,15 +344,18 @@ impl ModelRunner for GgmlRunner {
     fn forward(&mut self, input: &StepInput, logits: &mut Vec<f32>) -> Result<(), RunnerError> {
         // Every value is overwritten, so what is there already need not be cleared.
         logits.resize(input.num_logits() * self.bounds.vocab_size, 0.0);
+        let start = Instant::now();
         let batch = Batch::new(input, self.bounds).map_err(failure)?;
         if batch.sources.is_empty() {
             return Ok(());
         }
         self.embed(&batch, &input.token_ids);
         self.prepare(&batch.shape).map_err(failure)?;
+        let prepared = Instant::now();
         let Self {
             graphs,
             stage,
+            times,
             hidden,
             mask,
             ..
@@ -325,10 +375,16 @@ impl ModelRunner for GgmlRunner {
         if let Some(outputs) = &step.outputs {
             stage.write(graph, outputs, &batch.outputs);
         }
+        let written = Instant::now();
         stage.run(graph).map_err(failure)?;
+        let computed = Instant::now();
         if let Some(result) = &step.logits {
             stage.read(graph, result, logits);
         }
+        times.num_steps += 1;
+        times.prepare += prepared - start;
+        times.transfer += written - prepared + computed.elapsed();
+        times.compute += computed - written;
         Ok(())
     }
 
