@@ -166,7 +166,7 @@ fn identity(loaded: &LoadedModel) -> Map<String, Value> {
     let pairs = [
         ("micota_version", json!(env!("CARGO_PKG_VERSION"))),
         ("model_fingerprint", json!(info.fingerprint)),
-        ("compute_type", json!(info.compute_type.to_string())),
+        ("compute_type", json!(info.compute_name())),
         ("device", json!(info.device)),
         ("engine", json!(info.executor.name())),
         ("kernels", json!(info.kernels)),

@@ -1,8 +1,6 @@
 //! From a checkpoint on the disk to an engine that runs it: opens, sizes, packs, reports.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +10,7 @@ use crate::model::{Model, ModelError};
 
 use super::backends::cpu::{ComputeType, Quantize, StorageSummary};
 use super::device::{Device, DeviceError};
+use super::executor::{self, Executor};
 use super::place::Place;
 use super::sizing::{self, Choices, Demand, SizingError};
 use super::{
@@ -20,15 +19,6 @@ use super::{
 
 /// Positions per KV block when nobody says: whole panels of the CPU's attention kernel.
 const DEFAULT_BLOCK_SIZE: usize = 32;
-
-/// llama.cpp takes the memory of every sequence's whole context at once, so what it gets when nobody
-/// says is less than what the model could have.
-#[cfg(feature = "ggml")]
-const LLAMA_CPP_SEQUENCES: usize = 16;
-#[cfg(feature = "ggml")]
-const LLAMA_CPP_MODEL_LEN: usize = 4096;
-#[cfg(feature = "ggml")]
-const LLAMA_CPP_BATCHED_TOKENS: usize = 512;
 
 /// What the user may choose; `None` leaves it to the model and the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,44 +49,6 @@ pub struct EngineOptions {
     pub prefix_caching: bool,
     /// Guessing ahead when few sequences are left.
     pub speculation: Option<Speculation>,
-}
-
-/// Whose forward pass runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Executor {
-    /// This package's: every family that it knows.
-    #[default]
-    Micota,
-    /// llama.cpp's: every GGUF file that it can read, with a fixed KV memory per sequence.
-    LlamaCpp,
-}
-
-impl Executor {
-    /// Its name, as [`FromStr`] takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Micota => "micota",
-            Self::LlamaCpp => "llama.cpp",
-        }
-    }
-}
-
-impl fmt::Display for Executor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Executor {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "micota" => Ok(Self::Micota),
-            "llama.cpp" | "llama-cpp" | "llama_cpp" => Ok(Self::LlamaCpp),
-            _ => Err(format!("unknown engine `{name}`; known: micota, llama.cpp")),
-        }
-    }
 }
 
 impl Default for EngineOptions {
@@ -159,6 +111,16 @@ pub struct ModelInfo {
     pub load_time: Duration,
 }
 
+impl ModelInfo {
+    /// What is computed in, in a word: llama.cpp decides for itself.
+    pub fn compute_name(&self) -> &'static str {
+        match self.executor {
+            Executor::Micota => self.compute_type.name(),
+            Executor::LlamaCpp => "as stored",
+        }
+    }
+}
+
 /// An engine and what it runs.
 pub struct LoadedModel {
     /// Ready for requests.
@@ -184,6 +146,14 @@ pub enum LoadError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// An option that another executor has.
+    #[error("{option} is an option of the CPU executor and has no effect {place}; leave it out")]
+    WithoutEffect {
+        /// Which.
+        option: &'static str,
+        /// Where it was to take effect.
+        place: String,
+    },
     /// llama.cpp's forward pass where it cannot be had.
     #[error("--engine llama.cpp: {0}")]
     NoLlamaCpp(&'static str),
@@ -220,12 +190,13 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
     let begin = Instant::now();
     let threads = threads(options)?;
     let place = Place::find(&options.device)?;
+    executor::refuse_without_effect(&place, options)?;
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
     let fingerprint = checkpoint.fingerprint().to_owned();
     let parts = match options.executor {
         Executor::Micota => own_executor(checkpoint, &place, options, threads)?,
-        Executor::LlamaCpp => llama_cpp(path, &checkpoint, &place, options, threads)?,
+        Executor::LlamaCpp => executor::llama_cpp(path, &checkpoint, &place, options, threads)?,
     };
     let config = EngineConfig {
         max_model_len: parts.sizes.max_model_len,
@@ -274,18 +245,18 @@ fn threads(options: &EngineOptions) -> Result<usize, LoadError> {
 }
 
 /// An executor and what is to be told about it.
-struct Parts {
-    runner: Box<dyn ModelRunner>,
-    sizes: sizing::Sizes,
-    family: String,
-    num_parameters: u64,
-    model_max_len: usize,
-    kernels: &'static str,
-    storage: StorageSummary,
-    weight_bytes: u64,
-    kv_bytes: u64,
-    prefix_caching: bool,
-    speculation: Option<Speculation>,
+pub(super) struct Parts {
+    pub(super) runner: Box<dyn ModelRunner>,
+    pub(super) sizes: sizing::Sizes,
+    pub(super) family: String,
+    pub(super) num_parameters: u64,
+    pub(super) model_max_len: usize,
+    pub(super) kernels: &'static str,
+    pub(super) storage: StorageSummary,
+    pub(super) weight_bytes: u64,
+    pub(super) kv_bytes: u64,
+    pub(super) prefix_caching: bool,
+    pub(super) speculation: Option<Speculation>,
 }
 
 /// This package's forward pass, on our kernels or as a graph of ggml's.
@@ -311,76 +282,6 @@ fn own_executor(
         sizes,
         prefix_caching: options.prefix_caching,
         speculation: options.speculation,
-    })
-}
-
-/// llama.cpp's forward pass of a GGUF file.
-#[cfg(not(feature = "ggml"))]
-fn llama_cpp(
-    _: &Path,
-    _: &Checkpoint,
-    _: &Place,
-    _: &EngineOptions,
-    _: usize,
-) -> Result<Parts, LoadError> {
-    Err(LoadError::NoLlamaCpp(
-        "this build is without it; build with `cargo build --release --features ggml`",
-    ))
-}
-
-/// llama.cpp's forward pass of a GGUF file.
-#[cfg(feature = "ggml")]
-fn llama_cpp(
-    path: &Path,
-    checkpoint: &Checkpoint,
-    place: &Place,
-    options: &EngineOptions,
-    threads: usize,
-) -> Result<Parts, LoadError> {
-    use super::backends::ggml::{LlamaCppOptions, LlamaCppRunner};
-    use crate::formats::Source;
-    let Source::Gguf(metadata) = checkpoint.source() else {
-        return Err(LoadError::NoLlamaCpp(
-            "it reads GGUF files only; convert the model with `micota convert`",
-        ));
-    };
-    let family = metadata.architecture()?.to_owned();
-    let max_num_seqs = options.max_num_seqs.unwrap_or(LLAMA_CPP_SEQUENCES);
-    let max_model_len = options.max_model_len.unwrap_or(LLAMA_CPP_MODEL_LEN);
-    let max_num_batched_tokens = options
-        .max_num_batched_tokens
-        .unwrap_or(LLAMA_CPP_BATCHED_TOKENS)
-        .max(max_num_seqs);
-    let runner = LlamaCppRunner::load(
-        path,
-        &LlamaCppOptions {
-            device: place.ggml_device()?,
-            threads,
-            max_model_len,
-            max_num_seqs,
-            max_num_batched_tokens,
-            max_outputs: max_num_seqs,
-        },
-    )?;
-    let model_max_len = runner.model_max_len();
-    Ok(Parts {
-        family,
-        num_parameters: runner.num_parameters(),
-        model_max_len,
-        kernels: "llama.cpp",
-        storage: StorageSummary::default(),
-        weight_bytes: runner.weight_bytes(),
-        kv_bytes: runner.kv_bytes(),
-        sizes: sizing::Sizes {
-            num_blocks: runner.num_blocks(),
-            max_model_len: max_model_len.min(model_max_len),
-            max_num_seqs,
-            max_num_batched_tokens,
-        },
-        runner: Box::new(runner),
-        // A stream holds one sequence from its beginning: nothing can be shared or guessed.
-        prefix_caching: false,
-        speculation: None,
     })
 }
 

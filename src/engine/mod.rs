@@ -22,6 +22,7 @@ mod stops;
 
 mod device;
 mod device_demand;
+mod executor;
 mod forecast;
 mod memory;
 mod runner;
@@ -43,10 +44,9 @@ pub use detokenizer::Detokenizer;
 pub use device::{Device, DeviceError, DeviceKind, GPU_FEATURES};
 pub use device_demand::DeviceDemand;
 pub use error::{EngineError, RequestError};
+pub use executor::Executor;
 pub use forecast::{DeviceLimit, Expected, Forecast, Plan, forecast};
-pub use load::{
-    EngineOptions, Executor, LoadError, LoadedModel, MemoryPlan, ModelInfo, load, plan,
-};
+pub use load::{EngineOptions, LoadError, LoadedModel, MemoryPlan, ModelInfo, load, plan};
 pub use memory::available_bytes;
 pub use request::{Request, SamplingParams};
 pub use runner::{ModelRunner, RunnerError, StepInput, StepSequence};

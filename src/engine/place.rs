@@ -60,6 +60,11 @@ impl Place {
         }
     }
 
+    /// Whether our own kernels run.
+    pub(super) fn has_own_kernels(&self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+
     /// The kernels that run.
     pub(super) fn kernels(&self, options: &EngineOptions) -> &'static str {
         match self {
@@ -194,7 +199,10 @@ impl Place {
                 };
                 let runner = GgmlRunner::load(model, &options)?;
                 Ok(Placed {
-                    storage: StorageSummary::default(),
+                    storage: StorageSummary {
+                        held: runner.held().clone(),
+                        ..StorageSummary::default()
+                    },
                     weight_bytes: runner.weight_bytes(),
                     runner: Box::new(runner),
                 })

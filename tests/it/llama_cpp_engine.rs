@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use micota::convert::{GgufOptions, OutType, to_gguf};
-use micota::engine::{
-    Completion, ComputeType, Device, EngineOptions, Executor, Request, SamplingParams, load,
-};
+use micota::engine::{Completion, Device, EngineOptions, Executor, Request, SamplingParams, load};
 use micota::formats::Checkpoint;
 use serde_json::Value;
 
@@ -20,7 +18,6 @@ fn options() -> EngineOptions {
     EngineOptions {
         device: Device::Cpu,
         executor: Executor::LlamaCpp,
-        compute_type: ComputeType::F32,
         threads: Some(1),
         max_model_len: Some(256),
         max_num_seqs: Some(4),
@@ -111,6 +108,15 @@ fn what_llama_cpp_cannot_run_is_refused_in_words() {
     );
     let target = tempfile::tempdir().unwrap();
     let model = gguf("q2t-base", target.path(), &shared);
+    let wide = EngineOptions {
+        block_size: Some(32),
+        ..options()
+    };
+    let wide = message(&model, &wide);
+    assert!(
+        wide.starts_with("block_size is an option of the CPU executor"),
+        "{wide}"
+    );
     let many = EngineOptions {
         max_num_seqs: Some(257),
         ..options()

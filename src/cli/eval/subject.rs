@@ -163,7 +163,7 @@ impl Subject {
         match self {
             Self::Engine { loaded, .. } => object(json!({
                 "model_fingerprint": loaded.info.fingerprint,
-                "compute_type": loaded.info.compute_type.name(),
+                "compute_type": loaded.info.compute_name(),
                 "device": loaded.info.device,
                 "engine": loaded.info.executor.name(),
                 "kernels": loaded.info.kernels,

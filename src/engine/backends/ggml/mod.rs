@@ -212,6 +212,11 @@ impl GgmlRunner {
         self.weights.num_bytes
     }
 
+    /// Bytes of the matrices by the type that they are held in.
+    pub fn held(&self) -> &BTreeMap<&'static str, u64> {
+        &self.weights.held
+    }
+
     /// Bytes of the KV pool.
     pub fn kv_bytes(&self) -> u64 {
         self.kv_bytes

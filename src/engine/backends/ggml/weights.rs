@@ -1,6 +1,8 @@
 //! A checkpoint's weights in a device's memory, copied as they are stored where the device can
 //! multiply with that.
 
+use std::collections::BTreeMap;
+
 use crate::engine::backends::cpu::ComputeType;
 use crate::engine::device_demand::held_as;
 use crate::kernels::quant::{BlockType, half_floats};
@@ -45,6 +47,8 @@ pub(super) struct Weights {
     pub(super) final_norm: Tensor,
     pub(super) head: Tensor,
     pub(super) num_bytes: u64,
+    /// Bytes of the matrices by the name of the type that they are held in.
+    pub(super) held: BTreeMap<&'static str, u64>,
 }
 
 impl Weights {
@@ -90,9 +94,14 @@ impl Weights {
             memory::write(&tensor.divisors, 0, &divisors);
         }
         let mut num_bytes = 0;
+        let mut held = BTreeMap::new();
         for (id, tensor) in &loader.placed {
             num_bytes += tensor.num_bytes() as u64;
-            send(&weight(model, *id), tensor);
+            let weight = weight(model, *id);
+            let form = send(&weight, tensor);
+            if weight.rows() > 1 {
+                *held.entry(form.name()).or_default() += tensor.num_bytes() as u64;
+            }
         }
         Ok(Self {
             layers,
@@ -100,6 +109,7 @@ impl Weights {
             final_norm,
             head,
             num_bytes,
+            held,
         })
     }
 }
@@ -189,8 +199,8 @@ pub(super) fn weight(model: &Model, id: WeightId) -> Weight<'_> {
         .expect("a model has every weight of its specification")
 }
 
-/// Copies a weight to its tensor, a stretch of rows at a time.
-fn send(weight: &Weight<'_>, tensor: &Tensor) {
+/// Copies a weight to its tensor, a stretch of rows at a time, and returns what it is held in.
+fn send(weight: &Weight<'_>, tensor: &Tensor) -> BlockType {
     let Element::Stored(form) = tensor.element() else {
         unreachable!("weights are of a stored type");
     };
@@ -217,4 +227,5 @@ fn send(weight: &Weight<'_>, tensor: &Tensor) {
         }
         memory::write(tensor, first * row_bytes, staged);
     }
+    form
 }
