@@ -11,6 +11,7 @@
 //! - `eval_replay`: a whole run of the reference harness, replayed.
 //! - `eval_runs`: whole runs of the demo model: killed, batched otherwise, with every flag.
 //! - `eval_servers`: `micota eval` against servers on this machine.
+//! - `forecast`: what `micota plan` computes.
 //! - `generate`: `micota generate` as a user runs it.
 //! - `ggml_runner`: the ggml executor's own promises.
 //! - `gguf_listings`: reads the listings of reference conversions.
@@ -64,6 +65,7 @@ mod eval_refusals;
 mod eval_replay;
 mod eval_runs;
 mod eval_servers;
+mod forecast;
 mod generate;
 #[cfg(feature = "ggml")]
 mod ggml_runner;

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use crate::engine::backends::cpu::ComputeType;
 use crate::engine::device::DeviceKind;
 use crate::engine::device_demand::kv_type;
@@ -305,15 +307,15 @@ impl GgmlRunner {
         self.hidden.clear();
         self.hidden
             .resize(batch.sources.len() * spec.hidden_size, 0.0);
-        let rows = self.hidden.chunks_exact_mut(spec.hidden_size);
-        for (row, source) in rows.zip(&batch.sources) {
-            let Some(source) = *source else { continue };
+        let rows = self.hidden.par_chunks_exact_mut(spec.hidden_size);
+        rows.zip(&batch.sources).for_each(|(row, source)| {
+            let Some(source) = *source else { return };
             embedding.read_row(token_ids[source] as usize, row);
             if spec.embedding_scale != 1.0 {
                 row.iter_mut()
                     .for_each(|value| *value *= spec.embedding_scale);
             }
-        }
+        });
     }
 }
 

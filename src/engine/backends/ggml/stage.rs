@@ -98,8 +98,7 @@ impl Stage {
         unsafe { sys::ggml_gallocr_get_buffer_size(self.planner.0.as_ptr(), 0) }
     }
 
-    /// Finds the memory that `graph` needs and takes it, without planning the graph: it can still
-    /// be made smaller ones beside.
+    /// Takes the memory that `graph` needs, so that it and smaller ones find it there.
     ///
     /// # Errors
     /// The device has not that much memory.
