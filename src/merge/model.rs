@@ -190,7 +190,7 @@ fn locate(
     options: &OpenOptions<'_>,
 ) -> Result<PathBuf, MergeError> {
     let path = Path::new(&location.path);
-    if path.exists() && !path.extension().is_some_and(|found| found == "gguf") {
+    if path.exists() && path.extension().is_none_or(|found| found != "gguf") {
         return Ok(path.to_owned());
     }
     let revision = location.revision.as_deref();

@@ -358,6 +358,13 @@ pub fn merged(weight: &Tensor, adapter: &Adapter) -> Result<Tensor, TrainError> 
     Ok((weight + (change * adapter.scale)?)?.detach())
 }
 
+/// An adapter's configuration, its matrices by layer, and the weights that it replaces whole.
+pub type OpenAdapter = (
+    AdapterConfig,
+    BTreeMap<String, Adapter>,
+    BTreeMap<String, Tensor>,
+);
+
 /// The adapter's two files read into a configuration and adapters over the model's layers, and
 /// the weights that it replaces.
 ///
@@ -367,14 +374,7 @@ pub fn open(
     folder: &Path,
     spec: &DecoderSpec,
     weights: &BTreeMap<String, Tensor>,
-) -> Result<
-    (
-        AdapterConfig,
-        BTreeMap<String, Adapter>,
-        BTreeMap<String, Tensor>,
-    ),
-    TrainError,
-> {
+) -> Result<OpenAdapter, TrainError> {
     let config = AdapterConfig::read(folder)?;
     let adapters = fresh(&config, spec, weights, 0)?;
     let replaced = load_tensors(&folder.join(WEIGHTS_FILE), &adapters)?;

@@ -28,6 +28,9 @@ pub struct Encoder<'a> {
     group: usize,
 }
 
+/// The tokens of a turn: what is asked, and the answer.
+type Turn = (Vec<u32>, Vec<u32>);
+
 impl<'a> Encoder<'a> {
     /// The encoder of a recipe.
     ///
@@ -73,8 +76,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// The (source, answer) tokens of every turn, uncut.
-    fn turns(&self, row: &Conversation) -> Result<Vec<(Vec<u32>, Vec<u32>)>, TrainError> {
+    /// The tokens of every turn, uncut.
+    fn turns(&self, row: &Conversation) -> Result<Vec<Turn>, TrainError> {
         let special = Special {
             bos: self.tokenizer.bos_token().unwrap_or(""),
             eos: &self.eos,

@@ -139,8 +139,8 @@ mod tests {
         assert_eq!(epoch, order::torch_permutation(11, 8));
         epoch.sort_unstable();
         assert_eq!(epoch, (0..11).collect::<Vec<_>>());
-        for done in 0..6 {
-            assert_eq!(Visit::after(grouping, done).next_step(), steps[done]);
+        for (done, step) in steps.iter().enumerate() {
+            assert_eq!(&Visit::after(grouping, done).next_step(), step);
         }
         let dropping = Grouping {
             drop_last: true,

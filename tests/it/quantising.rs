@@ -423,6 +423,7 @@ mod against_llama_cpp {
         let out = folder.path().join("out.gguf");
         let id = |dtype: DType| dtype.gguf_id();
         let file_type = QuantisedType::Q4_K_M;
+        let feed_forward = regex::Regex::new(r"blk\.[0-3]\.ffn").unwrap();
         for tied in [false, true] {
             let sizes = Sizes {
                 layers: 8,
@@ -474,7 +475,7 @@ mod against_llama_cpp {
             };
             same_file(&input, file_type, &ours, &theirs);
             let ours = with(TypeChoices {
-                tensor_types: vec![(regex::Regex::new(r"blk\.[0-3]\.ffn").unwrap(), DType::Q5_1)],
+                tensor_types: vec![(feed_forward.clone(), DType::Q5_1)],
                 ..TypeChoices::default()
             });
             let theirs = Quantise {

@@ -50,7 +50,7 @@ pub(super) fn equal(a: &Expr, b: &Expr) -> Option<bool> {
                 break;
             };
             // Beyond the reals only one branch of a root or logarithm is taken.
-            if !complex && !(x.is_real() && y.is_real()) {
+            if !(complex || x.is_real() && y.is_real()) {
                 break;
             }
             agrees = x.agrees(&y, at.precision);

@@ -48,7 +48,8 @@ pub(super) fn number(words: &[String]) -> Option<i64> {
             (Some(tens @ 20..), _) => (tens, 100),
             (Some(ones), _) => (ones, if below == 10 { 10 } else { 100 }),
             (None, "hundred") if (1..10).contains(&value) && below != 1 => {
-                (value *= 100, below = 100);
+                value *= 100;
+                below = 100;
                 continue;
             }
             _ => return None,

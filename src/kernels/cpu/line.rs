@@ -101,7 +101,7 @@ impl Arithmetic for Bf16 {
 
     #[inline(always)]
     fn load_row<S: Simd>(simd: S, from: &[u32]) -> S::F32 {
-        simd.from_bf16(from.first_chunk().expect("eight words per load"))
+        simd.widen_bf16(from.first_chunk().expect("eight words per load"))
     }
 }
 

@@ -124,7 +124,7 @@ fn exp_lanes<S: Simd>(simd: S, x: S::F32) -> S::F32 {
         8.333_452e-3,
         4.166_579_6e-2,
         1.666_666_5e-1,
-        5.000_000_1e-1,
+        0.5,
     ] {
         p = simd.add(simd.mul(p, r), simd.splat(coefficient));
     }

@@ -90,7 +90,7 @@ fn exp_at(x: &Float, precision: Precision) -> Option<Interval> {
     let mut sum = one.clone();
     let mut term = one;
     for n in 1_u32.. {
-        term = (term * &rest >> places) / n;
+        term = ((term * &rest) >> places) / n;
         if term.is_zero() {
             break;
         }
@@ -98,7 +98,7 @@ fn exp_at(x: &Float, precision: Precision) -> Option<Interval> {
     }
     // Squaring at most multiplies an error by 2e < 6 when the value is below e: 2^8 * 6^8 < 2^29.
     for _ in 0..EXP_HALVINGS {
-        sum = &sum * &sum >> places;
+        sum = (&sum * &sum) >> places;
     }
     let turns = turns.to_i64()?;
     let around = Interval::around(&sum, &(BigInt::one() << 32_u32), places);
@@ -122,14 +122,14 @@ pub(super) fn ln(x: &Interval, precision: Precision) -> Option<Interval> {
         let one = BigInt::one() << places;
         // ln y = 2 artanh((y - 1) / (y + 1)), and (y - 1) / (y + 1) is between -1/3 and 0.
         let z = ((&y - &one) << places) / (&y + &one);
-        let square = &z * &z >> places;
+        let square = (&z * &z) >> places;
         let mut power = z;
         let mut sum = BigInt::zero();
         let mut k = 1_u32;
         // A negative power rounds down to -1 for ever.
         while power < -BigInt::one() {
             sum += &power / k;
-            power = power * &square >> places;
+            power = (power * &square) >> places;
             k += 2;
         }
         let ln = sum * 2 + ln_2_fixed(places) * shift;
@@ -153,7 +153,7 @@ pub(super) fn arctan(x: &Interval, precision: Precision) -> Option<Interval> {
             let hypotenuse = (&one * &one + &z * &z).sqrt();
             z = (z << places) / (&one + hypotenuse);
         }
-        let square = &z * &z >> places;
+        let square = (&z * &z) >> places;
         let mut power = z;
         let mut sum = BigInt::zero();
         let mut k = 1_u32;
@@ -164,7 +164,7 @@ pub(super) fn arctan(x: &Interval, precision: Precision) -> Option<Interval> {
             } else {
                 sum += term;
             }
-            power = power * &square >> places;
+            power = (power * &square) >> places;
             k += 2;
         }
         let mut angle: BigInt = sum << ARCTAN_HALVINGS;
@@ -194,13 +194,13 @@ pub(super) fn sin_cos(x: &Interval, precision: Precision) -> Option<(Interval, I
     let twice = &angle * 2_u32 + &quarter;
     let turns: BigInt = Integer::div_floor(&twice, &(&quarter * 2_u32));
     let rest: BigInt = (angle - &turns * quarter) >> top as u64;
-    let square = &rest * &rest >> places;
+    let square = (&rest * &rest) >> places;
     let series = |first: BigInt, mut n: u32| {
         let mut sum = first.clone();
         let mut term = first;
         let mut sign = -1;
         while !term.is_zero() && term != BigInt::from(-1) {
-            term = (term * &square >> places) / (n * (n + 1));
+            term = ((term * &square) >> places) / (n * (n + 1));
             sum += &term * sign;
             sign = -sign;
             n += 2;

@@ -243,9 +243,9 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
                 }
             }
         }
-        // SAFETY: `group < groups`, the length asserted above.
         let scales: [S::F32; P] = std::array::from_fn(|panel| {
-            simd.from_f16(unsafe { panels[panel].scales.get_unchecked(group) })
+            // SAFETY: `group < groups`, the length asserted above.
+            simd.widen_f16(unsafe { panels[panel].scales.get_unchecked(group) })
         });
         for ((totals, sums), row) in totals.iter_mut().zip(sums).zip(rows) {
             // SAFETY: as above.
@@ -257,9 +257,9 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
             }
         }
         if F::FORMAT.is_affine() {
-            // SAFETY: as above.
             let minimums: [S::F32; P] = std::array::from_fn(|panel| {
-                simd.from_f16(unsafe { panels[panel].minimums.get_unchecked(group) })
+                // SAFETY: as above.
+                simd.widen_f16(unsafe { panels[panel].minimums.get_unchecked(group) })
             });
             for (totals, row) in totals.iter_mut().zip(rows) {
                 // SAFETY: as above.

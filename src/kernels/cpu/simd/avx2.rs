@@ -200,7 +200,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[u32; LANES / 2]) -> Pair {
+    fn widen_bf16(self, from: &[u32; LANES / 2]) -> Pair {
         let half = |from: &[u32; LANES / 4]| {
             proven!({
                 let halves = _mm_loadu_si128(from.as_ptr().cast());
@@ -212,7 +212,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[u32; LANES / 2]) -> Pair {
+    fn widen_f16(self, from: &[u32; LANES / 2]) -> Pair {
         let half = |from: &[u32; LANES / 4]| {
             proven!(_mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())))
         };

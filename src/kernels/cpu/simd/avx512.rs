@@ -191,7 +191,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[u32; LANES / 2]) -> __m512 {
+    fn widen_bf16(self, from: &[u32; LANES / 2]) -> __m512 {
         proven!({
             let halves = _mm256_loadu_si256(from.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
@@ -199,7 +199,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[u32; LANES / 2]) -> __m512 {
+    fn widen_f16(self, from: &[u32; LANES / 2]) -> __m512 {
         proven!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
     }
 

@@ -77,9 +77,9 @@ pub trait Simd: Copy {
     /// half of its word.
     fn to_bf16(self, value: Self::F32) -> [u32; LANES / 2];
     /// The inverse: widens sixteen bfloat16 values.
-    fn from_bf16(self, from: &[u32; LANES / 2]) -> Self::F32;
+    fn widen_bf16(self, from: &[u32; LANES / 2]) -> Self::F32;
     /// Widens sixteen half-precision values, two to a word, the even lane in the low half.
-    fn from_f16(self, from: &[u32; LANES / 2]) -> Self::F32;
+    fn widen_f16(self, from: &[u32; LANES / 2]) -> Self::F32;
     /// `acc + w.low * x.low + w.high * x.high` over the bfloat16 halves of each word, in the order
     /// of the instruction set (fixed, but not the same on all).
     fn dot_bf16(self, acc: Self::F32, weights: &[u32; LANES], x: u32) -> Self::F32;

@@ -128,12 +128,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[u32; LANES / 2]) -> Lanes {
+    fn widen_bf16(self, from: &[u32; LANES / 2]) -> Lanes {
         std::array::from_fn(|lane| bf16_value((from[lane / 2] >> (16 * (lane % 2))) as u16))
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[u32; LANES / 2]) -> Lanes {
+    fn widen_f16(self, from: &[u32; LANES / 2]) -> Lanes {
         std::array::from_fn(|lane| {
             f16::from_bits((from[lane / 2] >> (16 * (lane % 2))) as u16).to_f32()
         })
