@@ -247,21 +247,13 @@ fn tasks_are_listed_as_lm_eval_lists_them() {
 fn what_is_accepted_without_effect_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = demo(folder.path());
-    command.args([
-        "--limit",
-        "2",
-        "--device",
-        "cuda:0",
-        "--cache_requests",
-        "true",
-    ]);
+    command.args(["--limit", "2", "--cache_requests", "true"]);
     command.args(["--trust_remote_code", "--confirm_run_unsafe_code"]);
     command.args(["--wandb_args", "project=x", "--hf_hub_log_args", "y=z"]);
     let output = command.output().unwrap();
     let message = stderr(&output);
     assert!(output.status.success(), "{message}");
     for flag in [
-        "--device cuda:0",
         "--cache_requests",
         "--trust_remote_code",
         "--confirm_run_unsafe_code",
