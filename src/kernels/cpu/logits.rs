@@ -53,12 +53,12 @@ impl Kernel for FindGreatest<'_> {
         let (one, lowest) = (simd.splat(1.0), simd.splat(f32::NEG_INFINITY));
         for (index, block) in self.0.chunks(LOGITS_PER_BLOCK).enumerate() {
             let (mut most, mut numbers) = (lowest, one);
-            for_each_vector(block, f32::NEG_INFINITY, |lanes| {
-                let x = simd.load(lanes);
+            for index in 0..block.len().div_ceil(LANES) {
+                let x = simd.load(&vector(block, index));
                 // The second operand stays where the first is no number.
                 most = simd.max(x, most);
                 numbers = simd.min(simd.keep_where_at_least(one, x, x), numbers);
-            });
+            }
             let value = simd.max_lane(most);
             if value > found.value {
                 (found.value, found.block_start) = (value, index * LOGITS_PER_BLOCK);
@@ -84,10 +84,11 @@ impl Kernel for SumExponentials<'_> {
         let mut total = 0.0;
         for block in self.logits.chunks(LOGITS_PER_BLOCK) {
             let mut sums = simd.splat(0.0);
-            for_each_vector(block, f32::NEG_INFINITY, |lanes| {
-                let x = simd.mul(simd.sub(simd.load(lanes), max), factor);
+            for index in 0..block.len().div_ceil(LANES) {
+                let x = simd.load(&vector(block, index));
+                let x = simd.mul(simd.sub(x, max), factor);
                 sums = simd.add(sums, exp_lanes(simd, x));
-            });
+            }
             let mut lanes = [0.0; LANES];
             simd.store(sums, &mut lanes);
             let block: f64 = lanes.into_iter().map(f64::from).sum();
@@ -97,15 +98,18 @@ impl Kernel for SumExponentials<'_> {
     }
 }
 
-/// Calls `body` with sixteen values at a time, the last ones filled up.
+/// Sixteen values, those past the end filled up with minus infinity. Not a loop that takes a
+/// closure: a closure that is not inlined is compiled without the kernel's instruction set.
 #[inline(always)]
-fn for_each_vector(values: &[f32], filler: f32, mut body: impl FnMut(&[f32; LANES])) {
-    let (vectors, rest) = values.as_chunks::<LANES>();
-    vectors.iter().for_each(&mut body);
-    if !rest.is_empty() {
-        let mut lanes = [filler; LANES];
-        lanes[..rest.len()].copy_from_slice(rest);
-        body(&lanes);
+fn vector(values: &[f32], index: usize) -> [f32; LANES] {
+    let rest = &values[index * LANES..];
+    match rest.first_chunk() {
+        Some(lanes) => *lanes,
+        None => {
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            lanes[..rest.len()].copy_from_slice(rest);
+            lanes
+        }
     }
 }
 
