@@ -45,17 +45,19 @@ pub(crate) fn quick_devices() -> Vec<TestDevice> {
 }
 
 fn executors(isas: &[Isa]) -> Vec<TestDevice> {
-    let executors = |device: &Device| match device {
-        Device::Cpu => isas.iter().map(|isa| TestDevice::Cpu(*isa)).collect(),
-        #[cfg(feature = "ggml")]
-        device => {
-            let info = device.find().unwrap().expect("a device of ggml's");
-            [AttentionPath::Flash, AttentionPath::Plain]
-                .map(|path| TestDevice::Ggml(info.clone(), path))
-                .to_vec()
+    let executors = |device: &Device| -> Vec<TestDevice> {
+        match device {
+            Device::Cpu => isas.iter().map(|isa| TestDevice::Cpu(*isa)).collect(),
+            #[cfg(feature = "ggml")]
+            device => {
+                let info = device.find().unwrap().expect("a device of ggml's");
+                [AttentionPath::Flash, AttentionPath::Plain]
+                    .map(|path| TestDevice::Ggml(info.clone(), path))
+                    .to_vec()
+            }
+            #[cfg(not(feature = "ggml"))]
+            device => panic!("{device} is not in this build"),
         }
-        #[cfg(not(feature = "ggml"))]
-        device => panic!("{device} is not in this build"),
     };
     engine_devices().iter().flat_map(executors).collect()
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use micota::convert::{
-    ImportanceMatrix, QuantiseOptions, Quantised, QuantisedType, TypeChoices, quantise,
-};
+#[cfg(feature = "ggml")]
+use micota::convert::ImportanceMatrix;
+use micota::convert::{QuantiseOptions, Quantised, QuantisedType, TypeChoices, quantise};
 use micota::formats::{Checkpoint, DType, GgufSplit};
+#[cfg(feature = "ggml")]
 use safetensors::SafeTensors;
 use serde_json::Value;
 

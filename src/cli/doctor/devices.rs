@@ -15,10 +15,6 @@ pub(super) struct Devices {
 
 /// A device of ggml's.
 #[derive(Serialize)]
-#[cfg_attr(
-    not(feature = "ggml"),
-    expect(dead_code, reason = "a build without ggml finds none")
-)]
 struct Found {
     /// What `--device` takes.
     name: String,
