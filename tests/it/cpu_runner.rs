@@ -190,10 +190,12 @@ fn rounded_types_stay_near_single_precision() {
         let square = |sum: f32| (sum / exact.len() as f32).sqrt();
         let size = square(exact.iter().map(|x| x * x).sum());
         for isa in Isa::available() {
+            // Rounding alone gives these random models, drawn twenty times over, at most 0.0093,
+            // 0.041 and 0.047.
             for (quantize, tolerance) in [
-                (Quantize::None, 0.02),
-                (Quantize::Int8, 0.03),
-                (Quantize::Int8PerRow, 0.06),
+                (Quantize::None, 0.013),
+                (Quantize::Int8, 0.055),
+                (Quantize::Int8PerRow, 0.065),
             ] {
                 let rounded = run(ComputeType::Bf16, quantize, isa);
                 let error = exact.iter().zip(&rounded).map(|(a, b)| (a - b).powi(2));

@@ -48,7 +48,14 @@ fn sums_are_those_of_llama_cpps_activations() {
     let Some(shared) = shared() else { return };
     let folder = tempfile::tempdir().unwrap();
     write_text(folder.path());
-    for name in ["q2t-base", "ll3-base", "gemma3", "phi3", "q3"] {
+    // llama.cpp looks GELU up in a table of half precision.
+    for (name, bound) in [
+        ("q2t-base", 2e-5),
+        ("ll3-base", 2e-5),
+        ("gemma3", 1e-2),
+        ("phi3", 2e-5),
+        ("q3", 2e-5),
+    ] {
         let source = Checkpoint::open(shared.join("golden/tiny").join(name)).unwrap();
         let file = folder.path().join(format!("{name}.gguf"));
         let options = GgufOptions {
@@ -80,7 +87,7 @@ fn sums_are_those_of_llama_cpps_activations() {
             for (sum, expected) in sums.iter().zip(expected) {
                 let difference = (f64::from(*sum) - expected).abs();
                 assert!(
-                    difference <= 1e-3 * expected + 1e-4,
+                    difference <= bound * (expected + 0.1),
                     "{name} {tensor}: {sum} {expected}"
                 );
             }

@@ -156,6 +156,8 @@ impl LlamaCpp {
             params.n_threads_batch = 1;
             params.type_k = sys::GGML_TYPE_F32;
             params.type_v = sys::GGML_TYPE_F32;
+            // Flash attention would round keys and values to half precision first.
+            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
             if let Some(squares) = squares {
                 params.cb_eval = Some(watch);
                 params.cb_eval_user_data = std::ptr::from_mut(squares).cast();

@@ -72,12 +72,15 @@ fn most_likely(logits: &[f32]) -> u32 {
     best.unwrap().0 as u32
 }
 
-/// Logits may differ by this share of the largest: float32 in another order, and llama.cpp's
-/// approximations of exp in attention and activations.
-const BOUND: f32 = 5e-3;
+/// Logits may differ by this share of the largest: float32 in another order.
+const BOUND: f32 = 2e-5;
 
-/// Both continue `prompt` up to `length` tokens; they must choose the same and have close logits.
-fn agree(ours: &mut Ours, theirs: &mut LlamaCpp, prompt: &[u32], length: usize) {
+/// The same with GELU, which llama.cpp looks up in a table of half precision.
+const GELU_BOUND: f32 = 5e-3;
+
+/// Both continue `prompt` up to `length` tokens; they must choose the same and have logits that
+/// differ by at most `bound` of the largest.
+fn agree(ours: &mut Ours, theirs: &mut LlamaCpp, prompt: &[u32], length: usize, bound: f32) {
     theirs.clear();
     let mut tokens = prompt.to_vec();
     let mut computed = 0;
@@ -89,13 +92,18 @@ fn agree(ours: &mut Ours, theirs: &mut LlamaCpp, prompt: &[u32], length: usize) 
         let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let largest = expected.iter().map(|x| x.abs()).fold(0.0, f32::max);
         assert!(
-            difference <= BOUND * largest,
+            difference <= bound * largest,
             "logits differ by {difference} at {tokens:?}"
         );
-        let (found, expected) = (most_likely(found), most_likely(&expected));
-        assert_eq!(found, expected, "after {tokens:?}");
+        // Where two tokens are as likely to within that difference, either is right.
+        let token = most_likely(&expected);
+        let lost = expected[token as usize] - expected[most_likely(found) as usize];
+        assert!(
+            lost <= 2.0 * difference,
+            "after {tokens:?}: {lost} less likely"
+        );
         computed = tokens.len();
-        tokens.push(found);
+        tokens.push(token);
     }
 }
 
@@ -121,8 +129,9 @@ fn greedy_tokens_are_those_of_llama_cpp() {
         convert(&shared.join("golden/tiny").join(name), &file, OutType::F32);
         let mut theirs = LlamaCpp::load(&file, CONTEXT as u32).expect(name);
         let mut ours = Ours::load(&file);
+        let bound = if name == "gemma3" { GELU_BOUND } else { BOUND };
         for prompt in [[65, 66, 67], [7, 200, 3], [100, 1, 260]] {
-            agree(&mut ours, &mut theirs, &prompt, length);
+            agree(&mut ours, &mut theirs, &prompt, length, bound);
         }
     }
 }
@@ -136,7 +145,7 @@ fn the_demo_model_says_the_same_in_llama_cpp() {
     convert(&demo, &plain, OutType::F32);
     let prompt: Vec<u32> = (60..84).collect();
     let mut theirs = LlamaCpp::load(&plain, CONTEXT as u32).unwrap();
-    agree(&mut Ours::load(&plain), &mut theirs, &prompt, 60);
+    agree(&mut Ours::load(&plain), &mut theirs, &prompt, 60, BOUND);
     for file_type in [QuantisedType::Q8_0, QuantisedType::Q4_K_M] {
         let file = folder.path().join(format!("{file_type}.gguf"));
         let options = options(file.clone(), file_type);
