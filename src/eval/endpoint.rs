@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -83,6 +83,8 @@ pub struct EndpointGenerator {
     prompts: HashMap<u64, String>,
     queue: Arc<Queue>,
     answers: Receiver<Result<Answer, EvalError>>,
+    /// Ends the run when the requests that were under way have been answered.
+    failure: Option<EvalError>,
     /// Samples that have not come back.
     open: usize,
     generated_tokens: u64,
@@ -95,10 +97,22 @@ struct Queue {
     changed: Condvar,
 }
 
+impl Queue {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the threads end after the requests they are at.
+    fn close(&self) {
+        self.jobs().closed = true;
+        self.changed.notify_all();
+    }
+}
+
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    /// Nobody waits for answers any more.
+    /// Nothing is asked any more: a request has failed, or nobody waits for answers.
     closed: bool,
 }
 
@@ -129,6 +143,7 @@ impl EndpointGenerator {
             prompts,
             queue,
             answers,
+            failure: None,
             open: 0,
             generated_tokens: 0,
             prompt_tokens: 0,
@@ -210,11 +225,11 @@ fn rounded(value: f32) -> Value {
     json!(shortest)
 }
 
-/// A thread: takes jobs until nobody waits for answers.
+/// A thread: takes jobs until nobody waits for answers, or until one has failed for good.
 fn work(client: &Client, url: &str, queue: &Queue, answers: &Sender<Result<Answer, EvalError>>) {
     loop {
         let job = {
-            let mut jobs = queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut jobs = queue.jobs();
             loop {
                 if jobs.closed {
                     return;
@@ -230,6 +245,9 @@ fn work(client: &Client, url: &str, queue: &Queue, answers: &Sender<Result<Answe
         let answer = client
             .post(url, &job.body)
             .and_then(|reply| read(&reply, &job, begin.elapsed(), url));
+        if answer.is_err() {
+            queue.close();
+        }
         if answers.send(answer).is_err() {
             return;
         }
@@ -295,10 +313,7 @@ impl Generator for EndpointGenerator {
                 stops: request.params.stop.clone(),
                 max_gen_toks: request.params.max_gen_toks,
             };
-            let jobs = self.queue.jobs.lock();
-            jobs.unwrap_or_else(PoisonError::into_inner)
-                .waiting
-                .push_back(job);
+            self.queue.jobs().waiting.push_back(job);
             self.open += 1;
             self.queue.changed.notify_one();
         }
@@ -307,15 +322,21 @@ impl Generator for EndpointGenerator {
 
     fn step(&mut self) -> Result<Vec<Answer>, EvalError> {
         let mut finished = Vec::new();
-        match self.answers.recv_timeout(STEP) {
-            Ok(answer) => finished.push(self.take(answer?)),
-            Err(RecvTimeoutError::Timeout) => return Ok(finished),
-            Err(RecvTimeoutError::Disconnected) => {
-                unreachable!("the threads send until the generator is dropped")
+        let mut next = self.answers.recv_timeout(STEP);
+        loop {
+            match next {
+                Ok(Ok(answer)) => finished.push(self.take(answer)),
+                Ok(Err(error)) => {
+                    self.failure.get_or_insert(error);
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) if finished.is_empty() => {
+                    let failure = self.failure.take();
+                    return Err(failure.expect("threads end after a failure, which they send"));
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-        }
-        while let Ok(answer) = self.answers.try_recv() {
-            finished.push(self.take(answer?));
+            next = self.answers.recv_timeout(Duration::ZERO);
         }
         Ok(finished)
     }
@@ -337,11 +358,9 @@ impl Generator for EndpointGenerator {
 }
 
 impl Drop for EndpointGenerator {
-    /// Threads end after the request they are at; nobody waits for them.
+    /// Nobody waits for the threads.
     fn drop(&mut self) {
-        let jobs = self.queue.jobs.lock();
-        jobs.unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.queue.changed.notify_all();
+        self.queue.close();
     }
 }
 

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -303,4 +304,35 @@ fn a_run_that_the_server_broke_off_goes_on_where_it_was() {
         .map(|row| row["doc_id"].as_u64().unwrap())
         .collect();
     assert_eq!(ids, (0..12).collect::<Vec<_>>());
+}
+
+#[test]
+fn answers_under_way_when_another_request_fails_are_kept() {
+    let together = Barrier::new(4);
+    let server = Server::start(move |number, asked| {
+        if number < 4 {
+            together.wait();
+        }
+        match number {
+            1 => (400, json!({"error": "out of order"})),
+            _ => {
+                std::thread::sleep(Duration::from_millis(200));
+                let text = solve(question(&asked.body));
+                (200, json!({"choices": [{"text": text}]}))
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let model_args = format!("model=tiny,base_url={},num_concurrent=4", server.url);
+    let run = || {
+        let mut command = eval("local-completions", &model_args, folder.path());
+        command.output().unwrap()
+    };
+    let output = run();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("out of order"));
+    let output = run();
+    assert!((score(&output) - 1.0).abs() < 1e-9);
+    assert!(stderr(&output).contains("3 answers are there from an earlier run"));
+    assert_eq!(server.asked().len(), 13);
 }
