@@ -251,15 +251,13 @@ fn prompts(
 }
 
 fn snapshot(progress: &MakeProgress) -> Snapshot {
-    Snapshot {
-        done: progress.done,
-        total: progress.total,
-        resumed: progress.resumed,
-        running: progress.load.running,
-        generated_tokens: progress.load.generated_tokens,
-        prefill_tokens: progress.load.prefill_tokens,
-        kv_use: progress.load.kv_usage,
-    }
+    let MakeProgress {
+        done,
+        total,
+        resumed,
+        load,
+    } = progress;
+    Snapshot::new(*done, *total, *resumed, load)
 }
 
 fn report(statistics: &Statistics, out: &mut impl Write) -> std::io::Result<()> {

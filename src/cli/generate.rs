@@ -9,6 +9,7 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{LoadedModel, SamplingParams, Tokenizer};
+use crate::eval::Generator as _;
 use crate::eval::generate::{
     GenerateJob, GenerateOutcome, GenerateSummary, PromptLine, PromptSource, TokenisedPrompt,
     generate, read_prompts,
@@ -127,17 +128,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         &prompts,
         &job,
         &mut |engine, progress| {
-            let occupancy = engine.occupancy();
-            let statistics = engine.statistics();
-            display.update(&Snapshot {
-                done: progress.done,
-                total: progress.total,
-                resumed: progress.resumed,
-                running: occupancy.running,
-                generated_tokens: statistics.generated_tokens,
-                prefill_tokens: statistics.prefill_tokens,
-                kv_use: Some(occupancy.kv_use()),
-            });
+            let (done, total, resumed) = (progress.done, progress.total, progress.resumed);
+            display.update(&Snapshot::new(done, total, resumed, &engine.load()));
             if interrupted.load(Ordering::Relaxed) {
                 ControlFlow::Break(())
             } else {

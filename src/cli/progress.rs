@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::notice::notice;
+use crate::eval::Load;
 
 /// Between two plain lines: often enough to see life, rare enough for a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,6 +32,21 @@ pub(super) struct Snapshot {
     pub(super) prefill_tokens: u64,
     /// Share of the KV pool in use, 0 to 1; `None` where nobody knows.
     pub(super) kv_use: Option<f64>,
+}
+
+impl Snapshot {
+    /// How many of a run's samples are there, and what its generator does.
+    pub(super) fn new(done: usize, total: usize, resumed: usize, load: &Load) -> Self {
+        Self {
+            done,
+            total,
+            resumed,
+            running: load.running,
+            generated_tokens: load.generated_tokens,
+            prefill_tokens: load.prefill_tokens,
+            kv_use: load.kv_usage,
+        }
+    }
 }
 
 /// Shows the progress of one run on stderr.

@@ -128,29 +128,24 @@ impl Place {
     ) -> Demand {
         let compute_type = options.compute_type;
         let model_max_len = model.spec.max_position_embeddings;
-        match self {
+        let (block_bytes, weight_bytes, row_bytes) = match self {
             Self::Cpu => {
                 let demand = CpuDemand::of(model, compute_type, options.quantize, block_size);
-                Demand {
-                    model_max_len,
-                    block_size,
-                    block_bytes: demand.block_bytes,
-                    weight_bytes: demand.weight_bytes,
-                    row_bytes: demand.row_bytes,
-                }
+                (demand.block_bytes, demand.weight_bytes, demand.row_bytes)
             }
             #[cfg(feature = "ggml")]
             Self::Ggml(info) => {
                 let len = options.max_model_len.unwrap_or(model_max_len);
                 let demand = DeviceDemand::of(model, info.kind, compute_type, block_size, len);
-                Demand {
-                    model_max_len,
-                    block_size,
-                    block_bytes: demand.block_bytes,
-                    weight_bytes: demand.weight_bytes,
-                    row_bytes: demand.row_bytes,
-                }
+                (demand.block_bytes, demand.weight_bytes, demand.row_bytes)
             }
+        };
+        Demand {
+            model_max_len,
+            block_size,
+            block_bytes,
+            weight_bytes,
+            row_bytes,
         }
     }
 

@@ -32,6 +32,31 @@ impl StepInput {
             .map(|sequence| sequence.num_logits)
             .sum()
     }
+
+    /// Whether every token is one of `vocab_size` and the sequences lie back to back over all
+    /// rows. Block tables are the executor's to check.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check_rows(&self, vocab_size: usize) -> Result<(), String> {
+        let unknown = |id: &&u32| **id as usize >= vocab_size;
+        if let Some(token) = self.token_ids.iter().find(unknown) {
+            return Err(format!(
+                "token {token} is not in the vocabulary of {vocab_size}"
+            ));
+        }
+        let mut rows = 0;
+        for sequence in &self.sequences {
+            if sequence.first_row != rows || sequence.num_logits > sequence.num_rows {
+                return Err("a step's sequences do not follow one another".to_owned());
+            }
+            rows += sequence.num_rows;
+        }
+        if rows != self.token_ids.len() {
+            return Err("a step has rows that belong to no sequence".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A failure of the executor. It ends the run: no single request is to blame.
@@ -45,6 +70,16 @@ pub enum RunnerError {
         /// What it said.
         message: String,
     },
+}
+
+impl RunnerError {
+    /// What `backend` said.
+    pub fn backend(backend: &'static str, message: impl Into<String>) -> Self {
+        Self::Backend {
+            backend,
+            message: message.into(),
+        }
+    }
 }
 
 /// An executor of a model over a paged KV cache that it owns.

@@ -111,7 +111,7 @@ impl Log {
         self.append(&place.line(&[("loss", loss), ("lr", rate)]))
     }
 
-    /// Reports an evaluation of `num_rows` rows in `num_batches` batches.
+    /// Reports what an evaluation found.
     ///
     /// # Errors
     /// The log cannot be written.

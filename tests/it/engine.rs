@@ -37,7 +37,12 @@ fn all_options() -> Vec<EngineOptions> {
     engine_devices().into_iter().map(on).collect()
 }
 
-fn run(model: &Path, options: &EngineOptions, requests: Vec<Request>) -> Vec<Completion> {
+/// The completions of all requests, in their order.
+pub(crate) fn run(
+    model: &Path,
+    options: &EngineOptions,
+    requests: Vec<Request>,
+) -> Vec<Completion> {
     let mut engine = load(model, options).unwrap().engine;
     for request in requests {
         engine.submit(request).unwrap();
@@ -50,10 +55,17 @@ fn run(model: &Path, options: &EngineOptions, requests: Vec<Request>) -> Vec<Com
     completions
 }
 
-#[test]
-fn greedy_text_is_that_of_the_reference() {
-    let Some(shared) = shared() else { return };
-    for name in ["q2t-base", "q3", "ll3-base", "mistral", "gemma3", "phi3"] {
+/// The greedy text that the reference gave for a model.
+pub(crate) struct GreedyReference {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) expected: Vec<u32>,
+    /// Tokens of `expected` before the first that rounding may decide.
+    pub(crate) sure: usize,
+}
+
+impl GreedyReference {
+    /// Reads it; a token whose margin to the second best is below `safe_margin` is a toss-up.
+    pub(crate) fn read(shared: &Path, name: &str, safe_margin: f64) -> Self {
         let path = shared
             .join("golden/engine")
             .join(name)
@@ -62,19 +74,35 @@ fn greedy_text_is_that_of_the_reference() {
         let greedy = &reference["greedy"];
         let ids = |key: &str| -> Vec<u32> { serde_json::from_value(greedy[key].clone()).unwrap() };
         let margins: Vec<f64> = serde_json::from_value(greedy["top1_minus_top2"].clone()).unwrap();
-        let expected = ids("new_ids");
+        let sure = margins.iter().take_while(|&&margin| margin > safe_margin);
+        let sure = sure.count();
+        assert!(sure > 0, "{name}: the first token is a toss-up");
+        Self {
+            prompt: ids("prompt_ids"),
+            expected: ids("new_ids"),
+            sure,
+        }
+    }
+}
+
+#[test]
+fn greedy_text_is_that_of_the_reference() {
+    let Some(shared) = shared() else { return };
+    for name in ["q2t-base", "q3", "ll3-base", "mistral", "gemma3", "phi3"] {
+        let GreedyReference {
+            prompt,
+            expected,
+            sure,
+        } = GreedyReference::read(&shared, name, SAFE_MARGIN);
         let request = Request {
             id: 0,
-            prompt_token_ids: ids("prompt_ids"),
+            prompt_token_ids: prompt,
             params: SamplingParams {
                 max_gen_toks: expected.len(),
                 ..SamplingParams::default()
             },
         };
         let model = shared.join("golden/tiny").join(name);
-        let sure = margins.iter().take_while(|&&margin| margin > SAFE_MARGIN);
-        let sure = sure.count();
-        assert!(sure > 0, "{name}: the first token is a toss-up");
         for options in all_options() {
             let found = run(&model, &options, vec![request.clone()]).remove(0);
             let found = found.token_ids;

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use micota::convert::{GgufOptions, OutType, to_gguf};
-use micota::engine::{Completion, Device, EngineOptions, Executor, Request, SamplingParams, load};
+use micota::engine::{Device, EngineOptions, Executor, Request, SamplingParams, load};
 use micota::formats::Checkpoint;
-use serde_json::Value;
 
+use crate::engine::{GreedyReference, run};
 use crate::shared::shared;
 
 /// Keys and values are in half precision, so a margin between first and second token below this
@@ -38,40 +38,20 @@ fn gguf(model: &str, folder: &Path, shared: &Path) -> PathBuf {
         .remove(0)
 }
 
-fn run(model: &Path, requests: Vec<Request>) -> Vec<Completion> {
-    let mut engine = load(model, &options()).unwrap().engine;
-    for request in requests {
-        engine.submit(request).unwrap();
-    }
-    let mut completions = Vec::new();
-    while engine.has_unfinished() {
-        completions.extend(engine.step().unwrap());
-    }
-    completions.sort_by_key(|completion| (completion.request_id, completion.sample_index));
-    completions
-}
-
 #[test]
 fn greedy_text_is_that_of_the_reference_with_many_requests_in_flight() {
     let Some(shared) = shared() else { return };
     for name in ["q2t-base", "q3", "ll3-base", "gemma3"] {
-        let path = shared
-            .join("golden/engine")
-            .join(name)
-            .join("reference.json");
-        let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let greedy = &reference["greedy"];
-        let ids = |key: &str| -> Vec<u32> { serde_json::from_value(greedy[key].clone()).unwrap() };
-        let margins: Vec<f64> = serde_json::from_value(greedy["top1_minus_top2"].clone()).unwrap();
-        let expected = ids("new_ids");
-        let sure = margins.iter().take_while(|&&margin| margin > SAFE_MARGIN);
-        let sure = sure.count();
-        assert!(sure > 0, "{name}: the first token is a toss-up");
+        let GreedyReference {
+            prompt,
+            expected,
+            sure,
+        } = GreedyReference::read(&shared, name, SAFE_MARGIN);
         // Three times as many as there are streams, every other one with other company: a second
         // sample of the same prompt, whose stream is a copy.
         let request = |id| Request {
             id,
-            prompt_token_ids: ids("prompt_ids"),
+            prompt_token_ids: prompt.clone(),
             params: SamplingParams {
                 max_gen_toks: expected.len(),
                 n: 1 + id as usize % 2,
@@ -80,7 +60,7 @@ fn greedy_text_is_that_of_the_reference_with_many_requests_in_flight() {
         };
         let folder = tempfile::tempdir().unwrap();
         let model = gguf(name, folder.path(), &shared);
-        let found = run(&model, (0..12).map(request).collect());
+        let found = run(&model, &options(), (0..12).map(request).collect());
         assert_eq!(found.len(), 18, "{name}");
         for completion in found {
             let id = (completion.request_id, completion.sample_index);

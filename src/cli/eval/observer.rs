@@ -25,15 +25,15 @@ impl Display {
 
 impl Observer for Display {
     fn progress(&mut self, progress: &Progress) {
-        self.display.update(&Snapshot {
-            done: progress.done,
-            total: progress.total,
-            resumed: progress.resumed,
-            running: progress.load.running,
-            generated_tokens: progress.load.generated_tokens,
-            prefill_tokens: progress.load.prefill_tokens,
-            kv_use: progress.load.kv_usage,
-        });
+        let Progress {
+            done,
+            total,
+            resumed,
+            load,
+            ..
+        } = progress;
+        self.display
+            .update(&Snapshot::new(*done, *total, *resumed, load));
     }
 
     fn is_interrupted(&self) -> bool {

@@ -14,30 +14,36 @@ pub enum Activation {
 }
 
 /// Below this `exp` is zero: the result would not be a normal number.
-const EXP_LOWEST: f32 = -87.0;
+pub(super) const EXP_LOWEST: f32 = -87.0;
 /// Above this `exp` stays at its largest result.
 const EXP_HIGHEST: f32 = 88.0;
 
+/// ln 2 in two parts, the first short enough that its products with small integers are exact.
+pub(super) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// The polynomial of Cephes' `expf` (Moshier 1989) from `x^7` down to `x^2`, the last two terms of
+/// the series, `x` and 1, left out.
+pub(super) const EXP_POLYNOMIAL: [f32; 6] = [
+    1.987_569_1e-4,
+    1.398_199_9e-3,
+    8.333_452e-3,
+    4.166_579_6e-2,
+    1.666_666_5e-1,
+    0.5,
+];
+
 /// `exp(x)` to within two units in the last place; exactly 1 at 0, exactly 0 below -87.
 ///
-/// *Source*: range reduction by a two-part ln 2 and the degree-5 polynomial of Cephes' `expf`.
+/// *Source*: range reduction by [`LN_2`] and [`EXP_POLYNOMIAL`].
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let lowest = simd.splat(EXP_LOWEST);
     let clamped = simd.min(simd.max(x, lowest), simd.splat(EXP_HIGHEST));
     let n = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));
-    let r = simd.mul_add(n, simd.splat(-0.693_359_4), clamped);
-    let r = simd.mul_add(n, simd.splat(2.121_944_4e-4), r);
-    let mut series = simd.splat(1.987_569_1e-4);
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    let r = simd.mul_add(n, simd.splat(-LN_2[0]), clamped);
+    let r = simd.mul_add(n, simd.splat(-LN_2[1]), r);
+    let [first, rest @ ..] = EXP_POLYNOMIAL;
+    let mut series = simd.splat(first);
+    for coefficient in rest.into_iter().chain([1.0, 1.0]) {
         series = simd.mul_add(series, r, simd.splat(coefficient));
     }
     simd.keep_where_at_least(simd.mul(series, simd.pow2(n)), x, lowest)

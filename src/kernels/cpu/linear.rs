@@ -156,6 +156,26 @@ pub fn linear_strided<O: Arithmetic>(
     product(cpu, weights, rows, num_rows, sink, O::product);
 }
 
+/// An output of one of two projections whose panels are interleaved.
+pub(super) enum Interleaved {
+    Gate(usize),
+    Up(usize),
+}
+
+/// What stands at a slot of two interleaved projections of `width` outputs each: even panels are
+/// the gate's. Nothing in the last panels' padding.
+pub(super) fn interleaved(slot: usize, width: usize) -> Option<Interleaved> {
+    let (panel, lane) = (slot / LANES, slot % LANES);
+    let output = panel / 2 * LANES + lane;
+    if output >= width {
+        None
+    } else if panel.is_multiple_of(2) {
+        Some(Interleaved::Gate(output))
+    } else {
+        Some(Interleaved::Up(output))
+    }
+}
+
 /// Gate and up projections, their panels interleaved: `activation(gate) * up`.
 #[derive(Debug)]
 pub struct GatedMatrix<O: Operand> {
@@ -178,14 +198,10 @@ impl<O: Operand> GatedMatrix<O> {
     ) -> std::io::Result<Self> {
         let slots = 2 * width.next_multiple_of(LANES);
         let packed = PackedMatrix::pack(cpu, slots, inputs, |slot, row| {
-            let (panel, lane) = (slot / LANES, slot % LANES);
-            let output = panel / 2 * LANES + lane;
-            if output < width {
-                if panel % 2 == 0 {
-                    gate(output, row);
-                } else {
-                    up(output, row);
-                }
+            match interleaved(slot, width) {
+                Some(Interleaved::Gate(output)) => gate(output, row),
+                Some(Interleaved::Up(output)) => up(output, row),
+                None => {}
             }
         })?;
         Ok(Self { packed, width })

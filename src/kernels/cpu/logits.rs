@@ -3,14 +3,12 @@
 //! Nothing here is fused, and sums run in sixteen lanes and blocks of fixed size, so the results are
 //! the same bits on every instruction set and whatever else runs.
 
+use super::activation::{EXP_LOWEST, EXP_POLYNOMIAL, LN_2};
 use super::isa::Isa;
 use super::simd::{Kernel, LANES, Simd};
 
 /// Logits handled together: lanes are added up, in double precision, after each block.
 pub const LOGITS_PER_BLOCK: usize = 1024;
-
-/// `exp` of anything below is smaller than the smallest normal `f32` and counts as zero.
-const LEAST_EXPONENT: f32 = -87.0;
 
 /// What one pass finds in a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,22 +112,17 @@ fn vector(values: &[f32], index: usize) -> [f32; LANES] {
 }
 
 /// `exp(x)` for `x <= 0`, relative error below 2e-7; zero below -87. Range reduction by powers of
-/// two and the polynomial of Cephes' `expf` (Moshier 1989), each operation rounded on its own.
+/// two and [`EXP_POLYNOMIAL`], each operation rounded on its own.
 #[inline(always)]
 fn exp_lanes<S: Simd>(simd: S, x: S::F32) -> S::F32 {
-    let lowest = simd.splat(LEAST_EXPONENT);
+    let lowest = simd.splat(EXP_LOWEST);
     let clamped = simd.max(x, lowest);
     let power = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));
-    let r = simd.sub(clamped, simd.mul(power, simd.splat(0.693_359_4)));
-    let r = simd.sub(r, simd.mul(power, simd.splat(-2.121_944_4e-4)));
-    let mut p = simd.splat(1.987_569_1e-4);
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
+    let r = simd.sub(clamped, simd.mul(power, simd.splat(LN_2[0])));
+    let r = simd.sub(r, simd.mul(power, simd.splat(LN_2[1])));
+    let [first, rest @ ..] = EXP_POLYNOMIAL;
+    let mut p = simd.splat(first);
+    for coefficient in rest {
         p = simd.add(simd.mul(p, r), simd.splat(coefficient));
     }
     let p = simd.add(simd.mul(simd.mul(p, r), r), r);

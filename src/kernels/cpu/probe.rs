@@ -17,15 +17,20 @@ const ROUNDS: usize = 20;
 pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
     const STEPS: usize = 300_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
+    let operations = threads * STEPS * ACCUMULATORS * LANES * O::PER_WORD * 2;
+    best_rate(cpu, operations, |_| {
+        let probe = MultiplyAdds(STEPS, O::word(&[1e-3; 2]));
+        black_box(O::multiply_adds(isa, probe));
+    })
+}
+
+/// The best of a few rounds in which all threads together get `amount` done, per second.
+fn best_rate(cpu: &mut Cpu, amount: usize, work: impl Fn(usize) + Sync) -> f64 {
     let mut best = 0.0_f64;
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        cpu.pool.run(|_| {
-            let probe = MultiplyAdds(STEPS, O::word(&[1e-3; 2]));
-            black_box(O::multiply_adds(isa, probe));
-        });
-        let operations = threads * STEPS * ACCUMULATORS * LANES * O::PER_WORD * 2;
-        best = best.max(operations as f64 / start.elapsed().as_secs_f64());
+        cpu.pool.run(&work);
+        best = best.max(amount as f64 / start.elapsed().as_secs_f64());
     }
     best
 }
@@ -58,16 +63,10 @@ impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
 pub fn peak_int_ops(cpu: &mut Cpu) -> f64 {
     const STEPS: usize = 300_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
-    let mut best = 0.0_f64;
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        cpu.pool.run(|_| {
-            black_box(isa.run(ByteMultiplyAdds(STEPS)));
-        });
-        let operations = threads * STEPS * ACCUMULATORS * LANES * 4 * 2;
-        best = best.max(operations as f64 / start.elapsed().as_secs_f64());
-    }
-    best
+    let operations = threads * STEPS * ACCUMULATORS * LANES * 4 * 2;
+    best_rate(cpu, operations, |_| {
+        black_box(isa.run(ByteMultiplyAdds(STEPS)));
+    })
 }
 
 struct ByteMultiplyAdds(usize);
@@ -97,16 +96,10 @@ pub fn read_bandwidth(cpu: &mut Cpu) -> f64 {
     const BYTES: usize = 192 << 20;
     let lines = vec![Line([1.0_f32; LANES]); BYTES / size_of::<Line<f32>>()];
     let (isa, threads) = (cpu.isa, cpu.threads());
-    let mut best = 0.0_f64;
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        cpu.pool.run(|worker| {
-            let part = lines.len() / threads;
-            black_box(isa.run(Sum(&lines[worker * part..(worker + 1) * part])));
-        });
-        best = best.max(BYTES as f64 / start.elapsed().as_secs_f64());
-    }
-    best
+    best_rate(cpu, BYTES, |worker| {
+        let part = lines.len() / threads;
+        black_box(isa.run(Sum(&lines[worker * part..(worker + 1) * part])));
+    })
 }
 
 struct Sum<'a>(&'a [Line<f32>]);

@@ -143,28 +143,15 @@ impl<O: Arithmetic> Decoder<O> {
 
     /// Takes a step's input over: plan, rotary tables, rows that need logits, buffers.
     fn prepare(&mut self, input: &StepInput) -> Result<(), RunnerError> {
-        let vocab_size = self.model.spec.vocab_size;
-        if let Some(token) = input
-            .token_ids
-            .iter()
-            .find(|id| **id as usize >= vocab_size)
-        {
-            return Err(failure(format!(
-                "token {token} is not in the vocabulary of {vocab_size}"
-            )));
-        }
+        input
+            .check_rows(self.model.spec.vocab_size)
+            .map_err(failure)?;
         self.sources.clear();
-        let (mut rows, mut positions) = (0, 0);
+        let (rows, mut positions) = (input.token_ids.len(), 0);
         for sequence in &input.sequences {
-            if sequence.first_row != rows || sequence.num_logits > sequence.num_rows {
-                return Err(failure("a step's sequences do not follow one another"));
-            }
-            rows += sequence.num_rows;
+            let end = sequence.first_row + sequence.num_rows;
             positions = positions.max(sequence.num_computed_tokens + sequence.num_rows);
-            self.sources.extend(rows - sequence.num_logits..rows);
-        }
-        if rows != input.token_ids.len() {
-            return Err(failure("a step has rows that belong to no sequence"));
+            self.sources.extend(end - sequence.num_logits..end);
         }
         let sequences = input.sequences.iter().map(|sequence| SequenceRows {
             num_rows: sequence.num_rows,

@@ -169,10 +169,7 @@ impl CpuRunner {
 
 /// An error of this executor.
 fn failure(message: impl Into<String>) -> RunnerError {
-    RunnerError::Backend {
-        backend: "cpu",
-        message: message.into(),
-    }
+    RunnerError::backend("cpu", message)
 }
 
 impl ModelRunner for CpuRunner {

@@ -14,7 +14,6 @@ use llama_cpp_sys_2 as sys;
 
 use super::batch::{Bounds, check};
 use super::device::{DeviceInfo, quiet, raw_device};
-use super::failure_of;
 use crate::engine::device::DeviceKind;
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 
@@ -233,7 +232,7 @@ fn new_context(
 
 /// An error of this executor.
 fn failure(message: impl Into<String>) -> RunnerError {
-    failure_of("llama.cpp", message)
+    RunnerError::backend("llama.cpp", message)
 }
 
 impl ModelRunner for LlamaCppRunner {

@@ -83,20 +83,25 @@ impl Plain for i32 {}
 impl Plain for i64 {}
 impl Plain for f32 {}
 
+/// What a transfer relies on: the tensor has memory, and the bytes lie in it.
+fn assert_within(tensor: &Tensor, offset: usize, bytes: usize) {
+    assert!(tensor.has_memory(), "a tensor with memory");
+    assert!(
+        offset
+            .checked_add(bytes)
+            .is_some_and(|end| end <= tensor.num_bytes()),
+        "{bytes} bytes from {offset} within {}",
+        tensor.num_bytes()
+    );
+}
+
 /// Writes `values` to a tensor's memory from byte `offset` on.
 ///
 /// # Panics
 /// The tensor has no memory, or `values` end beyond it.
 pub(super) fn write<T: Plain>(tensor: &Tensor, offset: usize, values: &[T]) {
     let bytes = size_of_val(values);
-    assert!(tensor.has_memory(), "a tensor with memory");
-    assert!(
-        offset
-            .checked_add(bytes)
-            .is_some_and(|end| end <= tensor.num_bytes()),
-        "{bytes} bytes from {offset} into {}",
-        tensor.num_bytes()
-    );
+    assert_within(tensor, offset, bytes);
     // SAFETY: the tensor has memory and the range lies in it; `values` are `bytes` bytes of plain
     // numbers, read before the call returns.
     unsafe {
@@ -110,14 +115,7 @@ pub(super) fn write<T: Plain>(tensor: &Tensor, offset: usize, values: &[T]) {
 /// The tensor has no memory, or `values` end beyond it.
 pub(super) fn read<T: Plain>(tensor: &Tensor, offset: usize, values: &mut [T]) {
     let bytes = size_of_val(values);
-    assert!(tensor.has_memory(), "a tensor with memory");
-    assert!(
-        offset
-            .checked_add(bytes)
-            .is_some_and(|end| end <= tensor.num_bytes()),
-        "{bytes} bytes from {offset} of {}",
-        tensor.num_bytes()
-    );
+    assert_within(tensor, offset, bytes);
     // SAFETY: the tensor has memory and the range lies in it; `values` are `bytes` writable bytes
     // of a type for which every bit pattern is a value, written before the call returns.
     unsafe {

@@ -321,14 +321,7 @@ impl GgmlRunner {
 
 /// An error of this executor.
 fn failure(message: impl Into<String>) -> RunnerError {
-    failure_of("ggml", message)
-}
-
-fn failure_of(backend: &'static str, message: impl Into<String>) -> RunnerError {
-    RunnerError::Backend {
-        backend,
-        message: message.into(),
-    }
+    RunnerError::backend("ggml", message)
 }
 
 impl ModelRunner for GgmlRunner {

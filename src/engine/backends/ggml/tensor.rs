@@ -449,6 +449,19 @@ impl Context {
         operation!(self, x.element, [x], ggml_reshape_4d(x.raw(), a, b, c, d))
     }
 
+    /// Elements of `x` from byte `offset` on, with the byte strides of dimensions 1 to 3. The
+    /// caller has checked that they lie in `x`.
+    fn view(&self, x: &Tensor, shape: [usize; 4], strides: [usize; 3], offset: usize) -> Tensor {
+        let [a, b, c, d] = shape.map(|n| n as i64);
+        let [row, matrix, batch] = strides;
+        operation!(
+            self,
+            x.element,
+            [x],
+            ggml_view_4d(x.raw(), a, b, c, d, row, matrix, batch, offset)
+        )
+    }
+
     /// The first `len` of dimension 1, in `count` stretches of `stride`: elements
     /// `[dim, len, 1, count]` of a matrix `[dim, stride * count]`.
     pub(super) fn stretches(&self, x: &Tensor, len: usize, stride: usize, count: usize) -> Tensor {
@@ -459,22 +472,8 @@ impl Context {
             "{count} stretches of {stride} in {shape:?}"
         );
         let row = x.strides()[1];
-        operation!(
-            self,
-            x.element,
-            [x],
-            ggml_view_4d(
-                x.raw(),
-                shape[0] as i64,
-                len as i64,
-                1,
-                count as i64,
-                row,
-                row * stride,
-                row * stride,
-                0
-            )
-        )
+        let strides = [row, row * stride, row * stride];
+        self.view(x, [shape[0], len, 1, count], strides, 0)
     }
 
     /// Splits every row of `[heads * head_dim, len, 1, count]` into heads, and puts the heads
@@ -486,22 +485,8 @@ impl Context {
             "heads of {head_dim} in {shape:?}"
         );
         let head = x.element.row_bytes(head_dim);
-        operation!(
-            self,
-            x.element,
-            [x],
-            ggml_view_4d(
-                x.raw(),
-                head_dim as i64,
-                shape[1] as i64,
-                (shape[0] / head_dim) as i64,
-                shape[3] as i64,
-                strides[1],
-                head,
-                strides[3],
-                0
-            )
-        )
+        let heads = [head_dim, shape[1], shape[0] / head_dim, shape[3]];
+        self.view(x, heads, [strides[1], head, strides[3]], 0)
     }
 
     /// Rows `first..first + count` of a matrix.
@@ -511,21 +496,13 @@ impl Context {
             first + count <= shape[1] && shape[2..] == [1, 1],
             "{count} rows from {first} of {shape:?}"
         );
-        operation!(
-            self,
-            x.element,
-            [x],
-            ggml_view_4d(
-                x.raw(),
-                shape[0] as i64,
-                count as i64,
-                1,
-                1,
-                strides[1],
-                strides[1] * count,
-                strides[1] * count,
-                first * strides[1]
-            )
+        let all = strides[1] * count;
+        let strides_of_rows = [strides[1], all, all];
+        self.view(
+            x,
+            [shape[0], count, 1, 1],
+            strides_of_rows,
+            first * strides[1],
         )
     }
 

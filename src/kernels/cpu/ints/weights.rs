@@ -4,6 +4,7 @@ use super::super::Cpu;
 use super::super::buffer::LineBuffer;
 use super::super::disjoint::Disjoint;
 use super::super::line::FlattenLines;
+use super::super::linear::{Interleaved, interleaved};
 use super::super::simd::LANES;
 use super::{GROUP, IntFormat, IntRow, MOST_INPUTS, format};
 
@@ -170,14 +171,10 @@ impl IntGatedMatrix {
     ) -> std::io::Result<Self> {
         let slots = 2 * width.next_multiple_of(LANES);
         let packed = IntMatrix::pack(cpu, format, slots, inputs, |slot, row| {
-            let (panel, lane) = (slot / LANES, slot % LANES);
-            let output = panel / 2 * LANES + lane;
-            if output < width {
-                if panel % 2 == 0 {
-                    gate(output, row);
-                } else {
-                    up(output, row);
-                }
+            match interleaved(slot, width) {
+                Some(Interleaved::Gate(output)) => gate(output, row),
+                Some(Interleaved::Up(output)) => up(output, row),
+                None => {}
             }
         })?;
         Ok(Self { packed, width })
