@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use clap::{Args as _, FromArgMatches as _};
 
 use crate::engine::{
     ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Quantize, Speculation,
@@ -17,7 +18,7 @@ use super::quantities::{human_bytes, human_count};
 const DRAFT_TOKENS: usize = 6;
 
 /// How the engine runs. Everything left out is chosen from the model and the machine's memory.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Engine", rename_all = "snake_case")]
 pub(super) struct EngineArgs {
     /// Where the model runs: auto, cpu, ggml-cpu, cuda, vulkan or metal, with a number as in
@@ -89,6 +90,13 @@ impl EngineArgs {
             notice(&line);
         }
         Ok(loaded)
+    }
+
+    /// Whether none of these flags was given, or only with its default.
+    pub(super) fn is_default(&self) -> bool {
+        let command = Self::augment_args(clap::Command::new("engine").no_binary_name(true));
+        let defaults = Self::from_arg_matches(&command.get_matches_from(None::<&str>));
+        defaults.is_ok_and(|defaults| *self == defaults)
     }
 
     /// The device that was asked for.

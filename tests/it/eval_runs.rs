@@ -235,6 +235,35 @@ fn integrity_is_checked_before_a_model_is_looked_for() {
 }
 
 #[test]
+fn a_row_that_cannot_be_asked_is_found_before_a_model_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.yaml");
+    let task = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n\
+                test_split: test\ndoc_to_text: \"{{question}}\"\ndoc_to_target: \"{{answer}}\"\n\
+                process_results: builtin:boxed-plain\n";
+    std::fs::write(&path, task).unwrap();
+    let rows =
+        "{\"question\": \"q\", \"answer\": \"1\"}\n{\"problem\": \"q\", \"answer\": \"2\"}\n";
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let run = |flags: &[&str]| {
+        let mut command = micota_eval(&["--model", "nobody/nothing"]);
+        command
+            .args(["--tasks", path.to_str().unwrap()])
+            .args(flags);
+        command.output().unwrap()
+    };
+    let output = run(&[]);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("rows.jsonl:2") && message.contains("`question` is undefined"),
+        "{message}"
+    );
+    // A document that is not asked is not looked at.
+    assert!(!stderr(&run(&["--limit", "1"])).contains("rows.jsonl"));
+}
+
+#[test]
 fn tasks_are_listed_as_lm_eval_lists_them() {
     let listed = |name: &str| stdout(&micota_eval(&["--tasks", name]).output().unwrap());
     assert!(listed("list").contains("AIME\n"));

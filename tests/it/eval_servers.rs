@@ -215,6 +215,7 @@ fn text_goes_to_a_completions_server_and_token_ids_where_the_tokenizer_is_here()
         .output()
         .unwrap();
     assert!((score(&output) - 1.0).abs() < 1e-9);
+    assert!(!stderr(&output).contains("change nothing"));
     let asked = server.asked();
     assert!(asked.iter().all(|asked| asked.path == "/v1/completions"));
     assert!(asked[0].authorization.is_none());
@@ -230,8 +231,10 @@ fn text_goes_to_a_completions_server_and_token_ids_where_the_tokenizer_is_here()
         "--gen_kwargs",
         "do_sample=true,temperature=0.6,top_p=0.9",
     ]);
+    command.args(["--dtype", "f32"]);
     let output = command.env("MY_KEY", "k").output().unwrap();
     assert!(score(&output).abs() < 1e-9);
+    assert!(stderr(&output).contains("the engine's flags and --batch_size change nothing"));
     let asked = server.asked().split_off(12);
     assert_eq!(asked[0].authorization.as_deref(), Some("Bearer k"));
     let body = &asked[0].body;

@@ -204,7 +204,7 @@ struct CompatibilityArgs {
     /// Prompts are rendered in milliseconds and never cached
     #[arg(long = "cache_requests", alias = "cache-requests")]
     cache_requests: Option<String>,
-    /// Validate every document, prompt and gold answer of the tasks before the model is loaded
+    /// Validate every document, prompt and gold answer of the tasks, also of those that are not asked
     #[arg(long = "check_integrity", alias = "check-integrity")]
     check_integrity: bool,
     /// Diagnostics: CRITICAL, ERROR (both: results and errors only), WARNING, INFO or DEBUG

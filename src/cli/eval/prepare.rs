@@ -11,6 +11,7 @@ use crate::cli::notice::notice;
 use crate::cli::prompting;
 use crate::durable::check_writable;
 use crate::engine::Request;
+use crate::eval::plan::PlannedTask;
 use crate::eval::prepare::{DocChoice, PlanOptions, TextOnly, plan};
 use crate::eval::run::journal_in;
 use crate::task::{
@@ -69,26 +70,46 @@ pub(super) fn validate(source: &SourceArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Plans every document of every task as a run does, but for a model: prompts, few-shot examples,
-/// targets, gold answers, filters and metrics.
-pub(super) fn check_integrity(prepared: &Prepared) -> anyhow::Result<()> {
+/// Plans documents as a run does, but for a model: prompts, few-shot examples, targets, gold
+/// answers, filters and metrics.
+fn plan_without_model(
+    (task, data): &(TaskConfig, TaskData),
+    choice: &DocChoice,
+) -> anyhow::Result<PlannedTask> {
+    let options = PlanOptions {
+        choice: choice.clone(),
+        ..PlanOptions::default()
+    };
     let fits = |request: &Request| Ok(request.params.max_gen_toks);
-    for (task, data) in &prepared.tasks {
-        let options = PlanOptions::default();
-        let planned = plan(task, data, &options, &TextOnly::default(), &fits);
-        let (planned, _) = planned.map_err(usage)?;
+    let planned = plan(task, data, &options, &TextOnly::default(), &fits);
+    let (planned, _) = planned.map_err(usage)?;
+    Ok(planned)
+}
+
+/// Finds out, before the model is loaded, whether the documents of a run can be asked and graded.
+pub(super) fn check_chosen(prepared: &Prepared, choice: &DocChoice) -> anyhow::Result<()> {
+    for task in &prepared.tasks {
+        plan_without_model(task, choice)?;
+    }
+    Ok(())
+}
+
+/// Finds out whether every document of every task can be asked and graded, and says so.
+pub(super) fn check_integrity(prepared: &Prepared) -> anyhow::Result<()> {
+    for task in &prepared.tasks {
+        let planned = plan_without_model(task, &DocChoice::All)?;
         let empty = planned.docs.iter().filter(|doc| doc.gold.is_empty());
         let empty: Vec<String> = empty.map(|doc| doc.doc_id.to_string()).collect();
         if !empty.is_empty() {
             return Err(usage(anyhow::anyhow!(
                 "task {}: no gold answer in document {}",
-                task.name,
+                planned.name,
                 empty.join(", ")
             )));
         }
         notice(&format!(
             "{}: {} documents, fine",
-            task.name,
+            planned.name,
             planned.docs.len()
         ));
     }

@@ -50,6 +50,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let choice = prepare::doc_choice(&args.generation)?;
     let overrides = overrides(args, &model)?;
     let prepared = prepare::prepare(&args.source, &overrides)?;
+    prepare::check_chosen(&prepared, &choice)?;
     if args.compatibility.check_integrity {
         prepare::check_integrity(&prepared)?;
     }

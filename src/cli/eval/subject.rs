@@ -54,6 +54,12 @@ impl Subject {
         max_num_seqs: Option<usize>,
     ) -> anyhow::Result<Self> {
         if let Some(args) = &model.server {
+            if !engine.is_default() || max_num_seqs.is_some() {
+                notice(
+                    "the engine's flags and --batch_size change nothing here, the model runs on \
+                     its server; --model_args num_concurrent=N asks for N answers at once",
+                );
+            }
             return Self::server(args);
         }
         let source = ModelSource::find_at(
