@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use micota::eval::EvalError;
-use micota::eval::judge::{CheckedSample, DEFAULT_TEMPLATE, Judge, JudgePrompt, SeedFiles};
+use micota::eval::judge::{
+    CheckedSample, DEFAULT_TEMPLATE, Judge, JudgePrompt, SeedFiles, gsm8k_summary,
+};
 use micota::eval::log_reader::LogReader;
 use micota::eval::regrade::{FieldNames, LoggedSample, Regrader, Rule, Tally};
 use serde_json::Value;
@@ -113,4 +115,10 @@ fn the_second_stage_writes_the_references_files() {
             assert_eq!(text, expected, "{name}");
         }
     }
+    let name = format!("results_{DATE}.json");
+    let results = std::fs::read_to_string(shared.join(RUN).join(&name)).unwrap();
+    let results = serde_json::from_str(&results).unwrap();
+    let (summary, text) = gsm8k_summary(&[(name, results)]).unwrap();
+    let expected = std::fs::read_to_string(golden.join(&summary)).unwrap();
+    assert_eq!(text, expected, "{summary}");
 }

@@ -23,6 +23,7 @@ mod numerals;
 mod numeric;
 mod parser;
 mod rational;
+mod relations;
 mod terms;
 mod words;
 
