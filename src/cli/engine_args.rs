@@ -6,16 +6,13 @@ use anyhow::Context;
 use clap::{Args as _, FromArgMatches as _};
 
 use crate::engine::{
-    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Quantize, Speculation,
+    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Quantize, Speculate,
     StorageSummary, load,
 };
 use crate::kernels::cpu::Isa;
 
 use super::notice::notice;
 use super::quantities::{human_bytes, human_count};
-
-/// Guessed tokens per sequence and step.
-const DRAFT_TOKENS: usize = 6;
 
 /// How the engine runs. Everything left out is chosen from the model and the machine's memory.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -45,10 +42,11 @@ pub(super) struct EngineArgs {
     /// Tokens of prompt and answer together [default: what the model and the KV pool hold]
     #[arg(long, alias = "max-model-len")]
     max_model_len: Option<usize>,
-    /// Sequences in flight [default: by a measurement of this machine, 64 on most]
+    /// Sequences in flight [default: by a measurement of this machine, 128 on most]
     #[arg(long, alias = "max-num-seqs")]
     max_num_seqs: Option<usize>,
-    /// Rows of one step, prompt chunks and decoding sequences together [default: 8 per sequence]
+    /// Rows of one step, prompt chunks and decoding sequences together [default:
+    /// 512, or 4 per sequence]
     #[arg(long, alias = "max-num-batched-tokens")]
     max_num_batched_tokens: Option<usize>,
     /// Positions of a KV block, a multiple of 16
@@ -57,15 +55,11 @@ pub(super) struct EngineArgs {
     /// Compute shared beginnings of prompts again for each
     #[arg(long, alias = "no-prefix-caching")]
     no_prefix_caching: bool,
-    /// Guess ahead from repeated text while at most this many sequences run; 0 never guesses.
-    /// The output is the same bits either way
-    #[arg(
-        long,
-        alias = "speculate-below",
-        value_name = "SEQUENCES",
-        default_value_t = 0
-    )]
-    speculate_below: usize,
+    /// Guess ahead from repeated text, where that is expected to pay, while at most this many
+    /// sequences run; 0 never guesses. The output is the same bits either way [default: 16 on the
+    /// CPU]
+    #[arg(long, alias = "speculate-below", value_name = "SEQUENCES")]
+    speculate_below: Option<usize>,
     /// Instruction set of the kernels [default: the best that the CPU has]
     #[arg(long)]
     kernels: Option<Isa>,
@@ -111,7 +105,6 @@ impl EngineArgs {
 
     /// The flags as the engine takes them.
     pub(super) fn options(&self) -> EngineOptions {
-        let speculates = self.speculate_below > 0;
         EngineOptions {
             device: self.device.clone().unwrap_or_default(),
             executor: self.engine,
@@ -125,10 +118,11 @@ impl EngineArgs {
             max_num_batched_tokens: self.max_num_batched_tokens,
             block_size: self.block_size,
             prefix_caching: !self.no_prefix_caching,
-            speculation: speculates.then_some(Speculation {
-                max_draft_tokens: DRAFT_TOKENS,
-                max_running: self.speculate_below,
-            }),
+            speculation: match self.speculate_below {
+                None => Speculate::Auto,
+                Some(0) => Speculate::Never,
+                Some(most) => Speculate::Below(most),
+            },
         }
     }
 }
@@ -164,6 +158,17 @@ fn describe(info: &ModelInfo) -> Vec<String> {
             config.max_num_batched_tokens,
         ),
     ];
+    if let Some(choice) = &info.batch_choice {
+        lines.push(format!(
+            "measured {:.0} GFLOP/s and {:.1} GB/s: with contexts of {} tokens, {} sequences reach \
+             {:.0}% of the rate of 256; --max_num_seqs takes another number",
+            choice.flops / 1e9,
+            choice.bytes_per_s / 1e9,
+            choice.context,
+            config.max_num_seqs,
+            100.0 * choice.share_of_rate,
+        ));
+    }
     if !info.is_batch_invariant {
         lines.push(
             "kernels on this device choose by size: the last bits of a score can change with what \

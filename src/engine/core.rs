@@ -9,7 +9,7 @@ use super::generation::Generation;
 use super::sampler::{self, RowScan, Sampler, SamplerError};
 use super::scheduler::{ScheduledRows, Scheduler, SchedulerLimits, StepPlan};
 use super::sequence::{Sequence, SequenceId};
-use super::speculation::propose;
+use super::speculation::Speculator;
 use super::{
     Completion, Detokenizer, EngineError, ModelRunner, Occupancy, Request, RequestError,
     Speculation, Statistics, StepInput, StepSequence,
@@ -17,7 +17,7 @@ use super::{
 
 /// The limits of an engine. Changing any of them never changes a result, only its time and memory
 /// (`max_model_len` lowers budgets, which completions report).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineConfig {
     /// Tokens that prompt and generation may have together.
     pub max_model_len: usize,
@@ -41,6 +41,9 @@ pub struct Engine {
     generations: Vec<Option<Generation>>,
     /// Unfinished samples of each unfinished request.
     unfinished: HashMap<u64, usize>,
+    speculator: Option<Speculator>,
+    /// What one sequence got in a step.
+    sampled: Vec<u32>,
     sampler: Sampler,
     /// Of each row of [`Self::logits`].
     scans: Vec<Result<RowScan, SamplerError>>,
@@ -96,6 +99,8 @@ impl Engine {
             scheduler: Scheduler::new(limits, manager),
             generations: Vec::new(),
             unfinished: HashMap::new(),
+            speculator: config.speculation.map(Speculator::new),
+            sampled: Vec::new(),
             sampler: Sampler::default(),
             scans: Vec::new(),
             input: StepInput::default(),
@@ -228,6 +233,9 @@ impl Engine {
         self.scheduler.cancel_all();
         self.generations.iter_mut().for_each(|slot| *slot = None);
         self.unfinished.clear();
+        if let Some(speculator) = &mut self.speculator {
+            speculator.forget_all();
+        }
     }
 
     /// Who is where right now.
@@ -251,10 +259,11 @@ impl Engine {
 
     /// Guesses what follows each running sequence, when few enough run.
     fn propose_drafts(&mut self) {
-        let Some(speculation) = self.config.speculation else {
+        let running = self.scheduler.num_running();
+        let Some(speculator) = &mut self.speculator else {
             return;
         };
-        if self.scheduler.num_running() > speculation.max_running {
+        if !speculator.wants(running) {
             return;
         }
         for id in self.scheduler.running_ids() {
@@ -262,8 +271,7 @@ impl Engine {
             // The budget's last token needs no guess: it is not computed.
             let useful = sequence.num_tokens_left() - 1;
             if sequence.is_decoding() && useful > 0 {
-                let max_draft_tokens = speculation.max_draft_tokens.min(useful);
-                let drafts = propose(&sequence.token_ids, max_draft_tokens).to_vec();
+                let drafts = speculator.draft(id, &sequence.token_ids, running, useful);
                 self.scheduler.set_drafts(id, drafts);
             }
         }
@@ -384,15 +392,23 @@ impl Engine {
         let drafts = self.scheduler.take_drafts(rows.id);
         let mut drafts = drafts[..rows.num_draft_rows].iter();
         let each = logits.chunks_exact(self.runner.vocab_size());
+        self.sampled.clear();
         for (row, logits) in (first_row..).zip(each) {
             let Some(token_id) = self.append_token(rows.id, logits, row, now, completions)? else {
+                if let Some(speculator) = &mut self.speculator {
+                    speculator.forget(rows.id);
+                }
                 return Ok(());
             };
+            self.sampled.push(token_id);
             if drafts.next() != Some(&token_id) {
-                return Ok(());
+                break;
             }
             self.scheduler.accept_draft(rows.id);
             self.statistics.accepted_draft_tokens += 1;
+        }
+        if let Some(speculator) = &mut self.speculator {
+            speculator.note(rows.id, &self.sampled);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 #[cfg(feature = "ggml")]
 use super::ModelRunner;
+use super::Speculate;
 #[cfg(feature = "ggml")]
 use super::backends::cpu::StorageSummary;
 use super::backends::cpu::{ComputeType, Quantize};
@@ -83,7 +84,10 @@ pub(super) fn refuse_without_effect(
         ("dtype f32", options.compute_type == ComputeType::F32),
         ("kv_memory", options.kv_bytes.is_some()),
         ("block_size", options.block_size.is_some()),
-        ("speculation", options.speculation.is_some()),
+        (
+            "speculation",
+            matches!(options.speculation, Speculate::Below(_) | Speculate::As(_)),
+        ),
     ];
     let kernels = of_kernels
         .into_iter()
@@ -167,6 +171,7 @@ pub(super) fn llama_cpp(
         // A stream holds one sequence from its beginning: nothing can be shared or guessed.
         prefix_caching: false,
         speculation: None,
+        batch_choice: None,
     })
 }
 

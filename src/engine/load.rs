@@ -12,16 +12,25 @@ use super::backends::cpu::{ComputeType, Quantize, StorageSummary};
 use super::device::{Device, DeviceError};
 use super::executor::{self, Executor};
 use super::place::Place;
-use super::sizing::{self, Choices, Demand, SizingError};
+use super::sizing::{self, BatchChoice, Choices, Demand, SizingError, StepCosts};
 use super::{
-    Detokenizer, Engine, EngineConfig, EngineError, ModelRunner, RunnerError, Speculation,
+    Detokenizer, Engine, EngineConfig, EngineError, ModelRunner, RunnerError, Speculate,
+    Speculation,
 };
 
 /// Positions per KV block when nobody says: whole panels of the CPU's attention kernel.
 const DEFAULT_BLOCK_SIZE: usize = 32;
+/// Positions of a sequence in the middle of its answer, when a batch is chosen.
+const EXPECTED_CONTEXT: usize = 1024;
+/// The most tokens guessed for a sequence in a step.
+const MAX_DRAFT_TOKENS: usize = 15;
+/// The most sequences that are guessed for when nobody says.
+const MAX_GUESSED_SEQUENCES: usize = 16;
+/// What a further row adds to a step of one where nothing is measured.
+const USUAL_ROW_COST: f64 = 0.1;
 
 /// What the user may choose; `None` leaves it to the model and the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// Where the model runs.
     pub device: Device,
@@ -48,7 +57,7 @@ pub struct EngineOptions {
     /// Whether computed blocks are kept and found again.
     pub prefix_caching: bool,
     /// Guessing ahead when few sequences are left.
-    pub speculation: Option<Speculation>,
+    pub speculation: Speculate,
 }
 
 impl Default for EngineOptions {
@@ -67,7 +76,7 @@ impl Default for EngineOptions {
             max_num_batched_tokens: None,
             block_size: None,
             prefix_caching: true,
-            speculation: None,
+            speculation: Speculate::default(),
         }
     }
 }
@@ -107,6 +116,8 @@ pub struct ModelInfo {
     pub block_size: usize,
     /// The limits in force.
     pub config: EngineConfig,
+    /// Why this batch, where the engine chose it.
+    pub batch_choice: Option<BatchChoice>,
     /// Time of opening, packing and checking.
     pub load_time: Duration,
 }
@@ -222,6 +233,7 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         num_blocks: parts.runner.num_blocks(),
         block_size: parts.runner.block_size(),
         config,
+        batch_choice: parts.batch_choice,
         load_time: begin.elapsed(),
     };
     Ok(LoadedModel {
@@ -257,6 +269,7 @@ pub(super) struct Parts {
     pub(super) kv_bytes: u64,
     pub(super) prefix_caching: bool,
     pub(super) speculation: Option<Speculation>,
+    pub(super) batch_choice: Option<BatchChoice>,
 }
 
 /// This package's forward pass, on our kernels or as a graph of ggml's.
@@ -268,7 +281,8 @@ fn own_executor(
 ) -> Result<Parts, LoadError> {
     let model = Arc::new(Model::from_checkpoint(checkpoint)?);
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let (sizes, demand) = sizes(&model, place, block_size, options, threads)?;
+    let chosen = sizes(&model, place, block_size, options, threads)?;
+    let (sizes, demand) = (chosen.sizes, chosen.demand);
     let runner = place.runner(&model, options, &sizes, block_size, threads)?;
     Ok(Parts {
         family: model.spec.family.to_owned(),
@@ -281,8 +295,25 @@ fn own_executor(
         runner: runner.runner,
         sizes,
         prefix_caching: options.prefix_caching,
-        speculation: options.speculation,
+        speculation: speculation(options, chosen.costs),
+        batch_choice: chosen.batch_choice,
     })
+}
+
+/// When to guess. Where nothing is measured, bits depend on the batch, so nobody guesses unasked.
+fn speculation(options: &EngineOptions, costs: Option<StepCosts>) -> Option<Speculation> {
+    let paying = |max_running, row_cost| Speculation {
+        max_draft_tokens: MAX_DRAFT_TOKENS,
+        max_running,
+        row_cost,
+    };
+    let row_cost = costs.map(|costs| costs.row_cost());
+    match options.speculation {
+        Speculate::Never | Speculate::Below(0) => None,
+        Speculate::As(speculation) => Some(speculation),
+        Speculate::Below(most) => Some(paying(most, row_cost.unwrap_or(USUAL_ROW_COST))),
+        Speculate::Auto => row_cost.map(|row_cost| paying(MAX_GUESSED_SEQUENCES, row_cost)),
+    }
 }
 
 /// What loading a model would take and leave, known without packing it.
@@ -306,7 +337,7 @@ pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadEr
     let place = Place::find(&options.device)?;
     let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
     let threads = threads(options)?;
-    let (sizes, demand) = sizes(model, &place, block_size, options, threads)?;
+    let Chosen { sizes, demand, .. } = sizes(model, &place, block_size, options, threads)?;
     Ok(MemoryPlan {
         weight_bytes: demand.weight_bytes,
         kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
@@ -315,14 +346,23 @@ pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadEr
     })
 }
 
-/// The sizes for this model, type and block size, and what they were chosen for.
+/// Sizes, and what they were chosen for.
+struct Chosen {
+    sizes: sizing::Sizes,
+    demand: Demand,
+    /// Where they were measured.
+    costs: Option<StepCosts>,
+    batch_choice: Option<BatchChoice>,
+}
+
+/// The sizes for this model, type and block size.
 fn sizes(
     model: &Model,
     place: &Place,
     block_size: usize,
     options: &EngineOptions,
     threads: usize,
-) -> Result<(sizing::Sizes, Demand), LoadError> {
+) -> Result<Chosen, LoadError> {
     if block_size == 0 || !block_size.is_multiple_of(KvShape::BLOCK_SIZE_STEP) {
         return Err(LoadError::InvalidOption {
             name: "block_size",
@@ -331,12 +371,22 @@ fn sizes(
         });
     }
     let demand = place.demand(model, options, block_size);
-    let all_chosen = options.max_num_seqs.is_some() && options.max_num_batched_tokens.is_some();
-    let usual = if all_chosen {
-        None
+    let longest = options.max_model_len.unwrap_or(demand.model_max_len);
+    let context = EXPECTED_CONTEXT.min(longest);
+    let guesses = matches!(options.speculation, Speculate::Auto | Speculate::Below(_));
+    let measured = if options.max_num_seqs.is_none() || guesses {
+        place.step_costs(model, options, threads, context)?
     } else {
-        place.usual_batch(model, options, threads)?
+        None
     };
+    let choice = measured.map(|(limit, costs)| BatchChoice {
+        flops: limit.flops,
+        bytes_per_s: limit.bytes_per_s,
+        context,
+        share_of_rate: costs.share_of_rate(costs.batch().0),
+    });
+    let costs = measured.map(|(_, costs)| costs);
+    let usual = costs.map(|costs| costs.batch()).or(place.usual_batch());
     let max_num_seqs = options.max_num_seqs.or(usual.map(|usual| usual.0));
     let choices = Choices {
         kv_bytes: options.kv_bytes,
@@ -346,6 +396,10 @@ fn sizes(
             .max_num_batched_tokens
             .or(usual.map(|usual| usual.1.max(max_num_seqs.unwrap_or_default()))),
     };
-    let sizes = sizing::choose(&demand, &choices, place.available_bytes())?;
-    Ok((sizes, demand))
+    Ok(Chosen {
+        sizes: sizing::choose(&demand, &choices, place.available_bytes())?,
+        demand,
+        costs,
+        batch_choice: choice.filter(|_| options.max_num_seqs.is_none()),
+    })
 }

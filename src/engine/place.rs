@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::backends::cpu::{CpuDemand, CpuOptions, CpuRunner, MachineLimit, StorageSummary};
+use super::backends::cpu::{
+    CpuDemand, CpuOptions, CpuRunner, MachineLimit, StorageSummary, step_costs,
+};
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner};
 #[cfg(feature = "ggml")]
@@ -12,7 +14,7 @@ use super::device::{Device, DeviceError};
 use super::device_demand::DeviceDemand;
 use super::load::EngineOptions;
 use super::memory;
-use super::sizing::{Demand, Sizes, batch_for_balance};
+use super::sizing::{Demand, Sizes, StepCosts};
 use super::{ModelRunner, RunnerError};
 use crate::kernels::cpu::{Isa, KvShape};
 use crate::model::Model;
@@ -85,17 +87,30 @@ impl Place {
         }
     }
 
-    /// Sequences in flight and rows of a step when nobody says. A graphics processor needs many
-    /// rows to be busy; the CPU is measured, which takes half a second.
+    /// Sequences in flight and rows of a step of a device that is not measured: a graphics processor
+    /// needs many rows to be busy.
+    pub(super) fn usual_batch(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "ggml")]
+            Self::Ggml(info) if info.kind == DeviceKind::Cpu => None,
+            #[cfg(feature = "ggml")]
+            Self::Ggml(_) => Some((256, 2048)),
+        }
+    }
+
+    /// What the CPU can do at most, and what a step of decoding with `context` positions will
+    /// take, measured in less than a second; `None` where there is nothing to weigh.
     ///
     /// # Errors
     /// The system refused threads.
-    pub(super) fn usual_batch(
+    pub(super) fn step_costs(
         &self,
         model: &Model,
         options: &EngineOptions,
         threads: usize,
-    ) -> Result<Option<(usize, usize)>, RunnerError> {
+        context: usize,
+    ) -> Result<Option<(MachineLimit, StepCosts)>, RunnerError> {
         match self {
             Self::Cpu => {
                 let cpu = CpuOptions {
@@ -107,15 +122,10 @@ impl Place {
                     num_blocks: 1,
                     max_model_len: 1,
                 };
-                let limit = MachineLimit::measure(&cpu, Some(model))?;
-                let demand = self.demand(model, options, KvShape::BLOCK_SIZE_STEP);
-                let balance = limit.balance(demand.weight_bytes, model.num_parameters());
-                Ok(Some(batch_for_balance(balance)))
+                step_costs(&cpu, model, context)
             }
             #[cfg(feature = "ggml")]
-            Self::Ggml(info) if info.kind == DeviceKind::Cpu => Ok(None),
-            #[cfg(feature = "ggml")]
-            Self::Ggml(_) => Ok(Some((256, 2048))),
+            Self::Ggml(_) => Ok(None),
         }
     }
 

@@ -209,6 +209,7 @@ fn any_batching_gives_what_each_request_gives_alone() {
             speculation: dice.chance(50).then(|| Speculation {
                 max_draft_tokens: dice.roll(1..6),
                 max_running: dice.roll(1..10),
+                row_cost: [0.0, 0.05, 0.3][dice.roll(0..3)],
             }),
         };
         let num_blocks = pool(&requests, block_size, extra);

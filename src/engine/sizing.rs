@@ -12,23 +12,63 @@ const MEMORY_SHARE: f64 = 0.85;
 /// KV pool where the system does not say how much memory there is.
 const UNKNOWN_MEMORY_KV_BYTES: u64 = 1 << 30;
 
-/// Sequences in flight, in units of the rows at which a step's multiplications take as long as the
-/// reading of its weights: reading is then a seventh of a step even if the two do not overlap.
-const SEQUENCES_PER_BALANCE: f64 = 6.0;
-/// Chosen sequences stay in this range: below, matrix products are slow whatever the memory; above,
-/// the KV pool is cut into too small shares.
-const CHOSEN_SEQUENCES: std::ops::RangeInclusive<usize> = 32..=256;
-/// Rows of a step for each sequence in flight: prompts do not wait for many steps.
-const ROWS_PER_SEQUENCE: usize = 8;
+/// Sequences in flight to choose from. Fewer than the first save memory only where contexts are so
+/// long that the pool is the limit anyway; more than the last cut the pool into too small shares.
+const CHOSEN_SEQUENCES: [usize; 3] = [64, 128, 256];
+/// The share of the rate of the most sequences at which fewer are as good. On the machines that we
+/// know the choice stays the same when a rate is measured a fifth too high or too low.
+const GOOD_RATE: f64 = 0.955;
+/// Rows of a step for each sequence in flight, so that prompts do not wait for many steps, where
+/// that is more than [`DEFAULT_MAX_NUM_BATCHED_TOKENS`].
+const ROWS_PER_SEQUENCE: usize = 4;
 
-/// Sequences in flight and rows of a step for a machine on which `balance` rows take as long to
-/// multiply as the weights to read. Powers of two, so that noise in a measurement rarely shows.
-pub(super) fn batch_for_balance(balance: f64) -> (usize, usize) {
-    let (least, most) = CHOSEN_SEQUENCES.into_inner();
-    // A float that is no number or too large becomes an end of the range.
-    let wanted = (SEQUENCES_PER_BALANCE * balance).ceil() as usize;
-    let sequences = wanted.clamp(least, most).next_power_of_two();
-    (sequences, ROWS_PER_SEQUENCE * sequences)
+/// What a step of decoding takes on a machine, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct StepCosts {
+    /// However many rows it has: reading the weights, starting the threads.
+    pub(super) fixed: f64,
+    /// For each row: multiplying, reading its keys and values.
+    pub(super) row: f64,
+}
+
+impl StepCosts {
+    fn tokens_per_second(&self, sequences: usize) -> f64 {
+        let rows = sequences as f64;
+        rows / (self.fixed + rows * self.row)
+    }
+
+    /// What a further row adds to a step of one.
+    pub(super) fn row_cost(&self) -> f64 {
+        self.row / (self.fixed + self.row)
+    }
+
+    /// The share of the rate of the most sequences that this many reach.
+    pub(super) fn share_of_rate(&self, sequences: usize) -> f64 {
+        let [.., most] = CHOSEN_SEQUENCES;
+        self.tokens_per_second(sequences) / self.tokens_per_second(most)
+    }
+
+    /// Sequences in flight and rows of a step: the fewest that are as good as the most.
+    pub(super) fn batch(&self) -> (usize, usize) {
+        let [.., most] = CHOSEN_SEQUENCES;
+        let good = |sequences: &usize| self.share_of_rate(*sequences) >= GOOD_RATE;
+        let sequences = CHOSEN_SEQUENCES.into_iter().find(good).unwrap_or(most);
+        let rows = (ROWS_PER_SEQUENCE * sequences).max(DEFAULT_MAX_NUM_BATCHED_TOKENS);
+        (sequences, rows)
+    }
+}
+
+/// Why a batch was chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchChoice {
+    /// Operations per second that the machine was measured at.
+    pub flops: f64,
+    /// Bytes read per second, likewise.
+    pub bytes_per_s: f64,
+    /// Positions of a sequence for which it was chosen.
+    pub context: usize,
+    /// The share of the largest batch's rate that it is expected to reach.
+    pub share_of_rate: f64,
 }
 
 /// What the model needs.
@@ -255,11 +295,14 @@ mod tests {
 
     #[test]
     fn a_machine_that_multiplies_faster_than_it_reads_gets_larger_batches() {
-        assert_eq!(batch_for_balance(9.5), (64, 512));
-        assert_eq!(batch_for_balance(20.0), (128, 1024));
-        assert_eq!(batch_for_balance(0.0), (32, 256));
-        assert_eq!(batch_for_balance(f64::INFINITY), (256, 2048));
-        assert_eq!(batch_for_balance(f64::NAN), (32, 256));
+        let batch = |fixed, row| StepCosts { fixed, row }.batch();
+        assert_eq!(batch(20e-3, 10e-3), (64, 512));
+        assert_eq!(batch(20e-3, 3e-3), (128, 512));
+        assert_eq!(batch(11e-3, 2.3e-3), (128, 512));
+        assert_eq!(batch(20e-3, 0.1e-3), (256, 1024));
+        assert_eq!(batch(0.0, 1.0), (64, 512));
+        // Not a measurement at all.
+        assert_eq!(batch(f64::NAN, 0.0), (256, 1024));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use micota::engine::{
-    Completion, ComputeType, Device, EngineOptions, Request, SamplingParams, Speculation, load,
+    Completion, ComputeType, Device, EngineOptions, Request, SamplingParams, Speculate,
+    Speculation, load,
 };
 use serde_json::Value;
 
@@ -220,9 +221,12 @@ fn the_same_answers_at_any_concurrency_threads_block_and_chunk_size() {
                     // ggml's threads wait for each other without sleeping.
                     threads: threads.filter(|_| base.device == Device::Cpu).or(Some(1)),
                     block_size,
-                    speculation: drafts.map(|max_draft_tokens| Speculation {
-                        max_draft_tokens,
-                        max_running: 64,
+                    speculation: drafts.map_or(Speculate::Never, |max_draft_tokens| {
+                        Speculate::As(Speculation {
+                            max_draft_tokens,
+                            max_running: 64,
+                            row_cost: 0.0,
+                        })
                     }),
                     ..base.clone()
                 };

@@ -1,4 +1,4 @@
-//! How fast a loaded model runs, and how fast this machine could run it at most.
+//! How fast a loaded model runs, beside how fast this machine could run it at most.
 //!
 //! The limit of a step is the longer of two times: its multiplications at the peak rate, and its
 //! weights and KV blocks at the read bandwidth, both measured on the same threads just before.
@@ -7,49 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{ModelRunner, RunnerError, StepInput, StepSequence};
-use crate::kernels::cpu::{Bf16, Cpu, F32, peak_flops, peak_int_ops, read_bandwidth};
 use crate::model::{DecoderSpec, Model};
 
-use super::storage::Storage;
-use super::{ComputeType, CpuDemand, CpuOptions, CpuRunner, failure};
-
-/// What the machine can do at most with some threads.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MachineLimit {
-    /// Floating point operations per second in the compute type.
-    pub flops: f64,
-    /// Bytes read per second.
-    pub bytes_per_s: f64,
-}
-
-impl MachineLimit {
-    /// Measures both in half a second: multiplications of integers where `model` will hold most of
-    /// its weights so, otherwise of the compute type.
-    ///
-    /// # Errors
-    /// The system refused threads.
-    pub fn measure(options: &CpuOptions, model: Option<&Model>) -> Result<Self, RunnerError> {
-        let mut cpu = Cpu::new(options.isa, options.threads)
-            .map_err(|error| failure(format!("{} threads: {error}", options.threads)))?;
-        let storage = Storage::new(options.compute_type, options.quantize);
-        let has_ints = model.is_some_and(|model| storage.is_mostly_ints(model));
-        Ok(Self {
-            flops: match options.compute_type {
-                _ if has_ints => peak_int_ops(&mut cpu),
-                ComputeType::F32 => peak_flops::<F32>(&mut cpu),
-                ComputeType::Bf16 => peak_flops::<Bf16>(&mut cpu),
-            },
-            bytes_per_s: read_bandwidth(&mut cpu),
-        })
-    }
-
-    /// Rows of a step at which multiplying the weights takes as long as reading them.
-    pub fn balance(&self, weight_bytes: u64, num_parameters: u64) -> f64 {
-        let reading = weight_bytes as f64 / self.bytes_per_s;
-        let multiplying = 2.0 * num_parameters as f64 / self.flops;
-        reading / multiplying
-    }
-}
+use super::{CpuDemand, CpuOptions, CpuRunner, MachineLimit, failure};
 
 /// A step to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

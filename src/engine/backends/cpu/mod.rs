@@ -5,6 +5,7 @@
 
 mod decoder;
 mod demand;
+mod limit;
 mod measure;
 mod squares;
 mod storage;
@@ -20,8 +21,10 @@ use crate::model::Model;
 
 use decoder::Decoder;
 pub use demand::CpuDemand;
+pub use limit::MachineLimit;
+pub(in crate::engine) use limit::step_costs;
 pub(in crate::engine) use measure::step_flops;
-pub use measure::{MachineLimit, Measurement, Workload, blocks_of, measure, step_input, step_time};
+pub use measure::{Measurement, Workload, blocks_of, measure, step_input, step_time};
 pub use squares::{LayerInput, SquareSums};
 use storage::Storage;
 pub use storage::{Quantize, StorageSummary};
