@@ -9,9 +9,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use micota::kernels::cpu::{
-    AttentionScratch, Bf16, Cpu, F32, IntFormat, IntMatrix, IntRows, Isa, KvCache, KvShape,
-    PackedMatrix, Plan, RotaryTable, Rows, SequenceRows, Target, attention, linear, linear_ints,
-    peak_flops, peak_int_ops, quantise_rows, read_bandwidth, rotate_and_store,
+    AttentionScratch, Bf16, Cpu, F32, IntFormat, IntMatrix, IntRows, Isa, KvCache, KvFormat,
+    KvShape, PackedMatrix, Plan, RotaryTable, Rows, SequenceRows, Target, attention, linear,
+    linear_ints, peak_flops, peak_int_ops, quantise_rows, read_bandwidth, rotate_and_store,
 };
 use micota::kernels::quant::BlockType;
 use micota::kernels::reference::AttentionShape;
@@ -159,7 +159,7 @@ fn int_matrix(cpu: &mut Cpu, format: IntFormat, outputs: usize, inputs: usize) -
 }
 
 /// Attention of Qwen2.5-0.5B's shape: decoding reads every key and value once.
-fn measure_attention(cpu: &mut Cpu) {
+fn measure_attention(cpu: &mut Cpu, format: KvFormat) {
     const BLOCK_SIZE: usize = 32;
     let shape = AttentionShape {
         num_heads: 14,
@@ -171,7 +171,11 @@ fn measure_attention(cpu: &mut Cpu) {
     };
     let (peak, bandwidth) = (peak_flops::<Bf16>(cpu), read_bandwidth(cpu));
     println!(
-        "\nattention, bf16, {} threads, {}",
+        "\nattention, bf16, keys and values {}, {} threads, {}",
+        match format {
+            KvFormat::Floats => "bf16",
+            KvFormat::Int8 => "int8",
+        },
         cpu.threads(),
         cpu.isa()
     );
@@ -192,6 +196,7 @@ fn measure_attention(cpu: &mut Cpu) {
             block_size: BLOCK_SIZE,
             num_key_value_heads: shape.num_key_value_heads,
             head_dim: shape.head_dim,
+            format,
         };
         let mut cache = KvCache::<Bf16>::new(extent).expect("memory");
         let rows = num_sequences * num_rows;
@@ -280,6 +285,7 @@ fn main() {
         measure_ints(&mut cpu);
     }
     if wanted("attention") {
-        measure_attention(&mut cpu);
+        measure_attention(&mut cpu, KvFormat::Floats);
+        measure_attention(&mut cpu, KvFormat::Int8);
     }
 }

@@ -14,8 +14,8 @@ use super::exit::{Exit, usage};
 use super::model_source::ModelSource;
 use crate::engine::Device;
 use crate::engine::backends::cpu::{
-    ComputeType, CpuOptions, CpuRunner, MachineLimit, Measurement, Quantize, Workload, blocks_of,
-    measure,
+    ComputeType, CpuOptions, CpuRunner, KvType, MachineLimit, Measurement, Quantize, Workload,
+    blocks_of, measure,
 };
 use crate::formats::Checkpoint;
 use crate::kernels::cpu::Isa;
@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// Weights that are held as integers: auto (as in the file), none, int8 or int8-row
     #[arg(long, default_value = "auto")]
     quantize: Quantize,
+    /// What keys and values are held in: auto (as computed), bf16 or int8
+    #[arg(long, alias = "kv_dtype", default_value = "auto")]
+    kv_dtype: KvType,
     /// Where the model runs: cpu, ggml-cpu, cuda, vulkan or metal, with a number as in cuda:1
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -100,6 +103,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let options = CpuOptions {
         compute_type: args.dtype,
         quantize: args.quantize,
+        kv_type: args.kv_dtype,
         threads: match args.threads {
             Some(threads) => threads,
             None => std::thread::available_parallelism()?.get(),
@@ -146,6 +150,7 @@ impl Report {
                 "model": args.model,
                 "dtype": options.compute_type.name(),
                 "quantize": options.quantize.name(),
+                "kv_dtype": options.kv_type.held(options.compute_type),
                 "weights_held": runner.storage().held,
                 "kernels": options.isa.name(),
                 "threads": options.threads,
@@ -158,11 +163,12 @@ impl Report {
         });
         let held: Vec<_> = runner.storage().held.keys().copied().collect();
         let title = format!(
-            "{}: {} in {}, {} threads; packed {:.2} GB in {load_s:.1} s\n\
+            "{}: {} in {}, KV in {}, {} threads; packed {:.2} GB in {load_s:.1} s\n\
              machine limit: {:.0} GFLOP/s, reads {:.1} GB/s",
             args.model,
             options.isa,
             held.join(" and "),
+            options.kv_type.held(options.compute_type),
             options.threads,
             runner.weight_bytes() as f64 / 1e9,
             limit.flops / 1e9,

@@ -6,8 +6,8 @@ use anyhow::Context;
 use clap::{Args as _, FromArgMatches as _};
 
 use crate::engine::{
-    ComputeType, Device, EngineOptions, Executor, LoadedModel, ModelInfo, Quantize, Speculate,
-    StorageSummary, load,
+    ComputeType, Device, EngineOptions, Executor, KvType, LoadedModel, ModelInfo, Quantize,
+    Speculate, StorageSummary, load,
 };
 use crate::kernels::cpu::Isa;
 
@@ -33,6 +33,10 @@ pub(super) struct EngineArgs {
     /// bf16); int8-row with one for each row (faster, less exact)
     #[arg(long, default_value = "auto")]
     quantize: Quantize,
+    /// What keys and values are held in: auto is the type that is computed in; int8 takes half the
+    /// memory of bf16
+    #[arg(long, alias = "kv-dtype", default_value = "auto")]
+    kv_dtype: KvType,
     /// Threads of the model [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -110,6 +114,7 @@ impl EngineArgs {
             executor: self.engine,
             compute_type: self.dtype,
             quantize: self.quantize,
+            kv_type: self.kv_dtype,
             kernels: self.kernels,
             threads: self.threads,
             kv_bytes: self.kv_memory,
@@ -130,17 +135,12 @@ impl EngineArgs {
 /// What was loaded and chosen, in words.
 fn describe(info: &ModelInfo) -> Vec<String> {
     let config = &info.config;
-    let held: Vec<_> = info.storage.held.keys().copied().collect();
     let mut lines = vec![
         format!(
             "{} model of {} parameters in {}, {}; on {}, kernels {}, {} threads; loaded in {:.1} s",
             info.family,
             human_count(info.num_parameters),
-            if held.is_empty() {
-                info.compute_type.name().to_owned()
-            } else {
-                held.join(" and ")
-            },
+            info.weights_name(),
             human_bytes(info.weight_bytes),
             info.device,
             info.kernels,
@@ -148,10 +148,11 @@ fn describe(info: &ModelInfo) -> Vec<String> {
             info.load_time.as_secs_f64(),
         ),
         format!(
-            "context {} of {} tokens; KV pool {}, {} blocks of {}; up to {} sequences, {} rows a step",
+            "context {} of {} tokens; KV pool {} in {}, {} blocks of {}; up to {} sequences, {} rows a step",
             config.max_model_len,
             info.model_max_len,
             human_bytes(info.kv_bytes),
+            info.kv_name(),
             info.num_blocks,
             info.block_size,
             config.max_num_seqs,

@@ -159,6 +159,8 @@ fn identity(loaded: &LoadedModel) -> Map<String, Value> {
         ("micota_version", json!(env!("CARGO_PKG_VERSION"))),
         ("model_fingerprint", json!(info.fingerprint)),
         ("compute_type", json!(info.compute_name())),
+        ("weights", json!(info.weights_name())),
+        ("kv_dtype", json!(info.kv_name())),
         ("device", json!(info.device)),
         ("engine", json!(info.executor.name())),
         ("kernels", json!(info.kernels)),

@@ -12,7 +12,7 @@ use super::engine_args::parse_bytes;
 use super::exit::{Exit, usage};
 use super::notice::notice;
 use super::quantities::human_bytes;
-use crate::engine::backends::cpu::{CpuOptions, MachineLimit, Quantize};
+use crate::engine::backends::cpu::{CpuOptions, KvType, MachineLimit, Quantize};
 use crate::engine::{
     ComputeType, DeviceKind, DeviceLimit, Forecast, Plan, available_bytes, forecast,
 };
@@ -233,6 +233,7 @@ fn this_machine(compute_type: ComputeType) -> anyhow::Result<DeviceLimit> {
     let options = CpuOptions {
         compute_type,
         quantize: Quantize::None,
+        kv_type: KvType::Auto,
         threads: std::thread::available_parallelism()?.get(),
         isa: Isa::detect(),
         block_size: 16,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, Quantize};
+use crate::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, KvType, Quantize};
 use crate::engine::{ModelRunner, StepInput, StepSequence, available_bytes};
 use crate::formats::{Checkpoint, DType, Tokenizer};
 use crate::kernels::cpu::Isa;
@@ -182,6 +182,7 @@ fn logits(
     let options = CpuOptions {
         compute_type,
         quantize: Quantize::None,
+        kv_type: KvType::Auto,
         threads: std::thread::available_parallelism()?.get(),
         isa: Isa::detect(),
         block_size: BLOCK_SIZE,

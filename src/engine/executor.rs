@@ -9,7 +9,7 @@ use super::ModelRunner;
 use super::Speculate;
 #[cfg(feature = "ggml")]
 use super::backends::cpu::StorageSummary;
-use super::backends::cpu::{ComputeType, Quantize};
+use super::backends::cpu::{ComputeType, KvType, Quantize};
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{LlamaCppOptions, LlamaCppRunner};
 use super::load::{EngineOptions, LoadError, Parts};
@@ -78,6 +78,7 @@ pub(super) fn refuse_without_effect(
     let is_llama_cpp = options.executor == Executor::LlamaCpp;
     let of_kernels = [
         ("quantize", options.quantize != Quantize::Auto),
+        ("kv_dtype", options.kv_type != KvType::Auto),
         ("kernels", options.kernels.is_some()),
     ];
     let of_engine = [

@@ -5,7 +5,7 @@
 //! weights and KV blocks at the memory's bandwidth. What an executor reaches of that is a share,
 //! which the caller brings; `micota bench` measures it on this machine.
 
-use super::backends::cpu::{ComputeType, CpuDemand, Quantize, Workload, step_flops};
+use super::backends::cpu::{ComputeType, CpuDemand, KvType, Quantize, Workload, step_flops};
 use super::device::DeviceKind;
 use super::device_demand::DeviceDemand;
 use crate::model::Model;
@@ -89,7 +89,13 @@ pub fn forecast(model: &Model, device: &DeviceLimit, plan: &Plan) -> Forecast {
     let len = plan.prompt_tokens + plan.answer_tokens;
     let (weight_bytes, row_bytes, block_bytes) = match device.kind {
         None => {
-            let demand = CpuDemand::of(model, plan.compute_type, Quantize::Auto, BLOCK_SIZE);
+            let demand = CpuDemand::of(
+                model,
+                plan.compute_type,
+                Quantize::Auto,
+                KvType::Auto,
+                BLOCK_SIZE,
+            );
             (demand.weight_bytes, demand.row_bytes, demand.block_bytes)
         }
         Some(kind) => {

@@ -8,7 +8,7 @@ use crate::formats::{Checkpoint, FormatError, Tokenizer};
 use crate::kernels::cpu::{Isa, KvShape};
 use crate::model::{Model, ModelError};
 
-use super::backends::cpu::{ComputeType, Quantize, StorageSummary};
+use super::backends::cpu::{ComputeType, KvType, Quantize, StorageSummary};
 use super::device::{Device, DeviceError};
 use super::executor::{self, Executor};
 use super::place::Place;
@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub compute_type: ComputeType,
     /// Which weights are held as integers.
     pub quantize: Quantize,
+    /// What keys and values are held in.
+    pub kv_type: KvType,
     /// The kernel path; `None` takes the fastest that the CPU has.
     pub kernels: Option<Isa>,
     /// Threads of the model; `None` takes one per core that the process may use.
@@ -68,6 +70,7 @@ impl Default for EngineOptions {
             executor: Executor::Micota,
             compute_type: ComputeType::Bf16,
             quantize: Quantize::Auto,
+            kv_type: KvType::Auto,
             kernels: None,
             threads: None,
             kv_bytes: None,
@@ -94,6 +97,8 @@ pub struct ModelInfo {
     pub model_max_len: usize,
     /// What weights are held and multiplied in.
     pub compute_type: ComputeType,
+    /// What keys and values are held in.
+    pub kv_type: KvType,
     /// Where it runs, with the maker's name.
     pub device: String,
     /// Whose forward pass runs.
@@ -128,6 +133,24 @@ impl ModelInfo {
         match self.executor {
             Executor::Micota => self.compute_type.name(),
             Executor::LlamaCpp => "as stored",
+        }
+    }
+
+    /// What weights are held in, in words.
+    pub fn weights_name(&self) -> String {
+        let held: Vec<_> = self.storage.held.keys().copied().collect();
+        if held.is_empty() {
+            self.compute_name().to_owned()
+        } else {
+            held.join(" and ")
+        }
+    }
+
+    /// What keys and values are held in, in a word.
+    pub fn kv_name(&self) -> &'static str {
+        match self.executor {
+            Executor::Micota => self.kv_type.held(self.compute_type),
+            Executor::LlamaCpp => "f16",
         }
     }
 }
@@ -174,6 +197,9 @@ pub enum LoadError {
     /// The limits.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Types that do not go together.
+    #[error("kv_dtype: {0}")]
+    KvType(String),
     /// A flag out of range.
     #[error("{name} is {value}, expected {expected}")]
     InvalidOption {
@@ -222,6 +248,7 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<LoadedModel, LoadErr
         num_parameters: parts.num_parameters,
         model_max_len: parts.model_max_len,
         compute_type: options.compute_type,
+        kv_type: options.kv_type,
         storage: parts.storage,
         device: place.describe(),
         executor: options.executor,
@@ -370,6 +397,10 @@ fn sizes(
             expected: "a multiple of 16",
         });
     }
+    options
+        .kv_type
+        .check(options.compute_type)
+        .map_err(LoadError::KvType)?;
     let demand = place.demand(model, options, block_size);
     let longest = options.max_model_len.unwrap_or(demand.model_max_len);
     let context = EXPECTED_CONTEXT.min(longest);

@@ -38,7 +38,7 @@ mod simulation;
 
 pub use self::core::{Engine, EngineConfig};
 pub use crate::formats::Tokenizer;
-pub use backends::cpu::{ComputeType, Quantize, StorageSummary};
+pub use backends::cpu::{ComputeType, KvType, Quantize, StorageSummary};
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
 pub use device::{Device, DeviceError, DeviceKind, GPU_FEATURES};

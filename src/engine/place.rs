@@ -116,6 +116,7 @@ impl Place {
                 let cpu = CpuOptions {
                     compute_type: options.compute_type,
                     quantize: options.quantize,
+                    kv_type: options.kv_type,
                     threads,
                     isa: options.kernels.unwrap_or_else(Isa::detect),
                     block_size: KvShape::BLOCK_SIZE_STEP,
@@ -140,7 +141,13 @@ impl Place {
         let model_max_len = model.spec.max_position_embeddings;
         let (block_bytes, weight_bytes, row_bytes) = match self {
             Self::Cpu => {
-                let demand = CpuDemand::of(model, compute_type, options.quantize, block_size);
+                let demand = CpuDemand::of(
+                    model,
+                    compute_type,
+                    options.quantize,
+                    options.kv_type,
+                    block_size,
+                );
                 (demand.block_bytes, demand.weight_bytes, demand.row_bytes)
             }
             #[cfg(feature = "ggml")]
@@ -176,6 +183,7 @@ impl Place {
                 let options = CpuOptions {
                     compute_type: options.compute_type,
                     quantize: options.quantize,
+                    kv_type: options.kv_type,
                     threads,
                     isa: options.kernels.unwrap_or_else(Isa::detect),
                     block_size,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "ggml")]
 use micota::engine::DeviceKind;
-use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, Quantize};
+use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, KvType, Quantize};
 #[cfg(feature = "ggml")]
 use micota::engine::backends::ggml::{AttentionPath, DeviceInfo, GgmlOptions, GgmlRunner};
 use micota::engine::{Device, ModelRunner};
@@ -77,6 +77,7 @@ impl TestDevice {
                 let options = CpuOptions {
                     compute_type,
                     quantize: Quantize::None,
+                    kv_type: KvType::Auto,
                     threads: 2,
                     isa: *isa,
                     block_size,

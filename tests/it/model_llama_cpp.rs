@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use micota::convert::{GgufOptions, OutType, QuantisedType, quantise, to_gguf};
-use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, Quantize};
+use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, KvType, Quantize};
 use micota::engine::{ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::kernels::cpu::Isa;
@@ -38,6 +38,7 @@ impl Ours {
         let options = CpuOptions {
             compute_type: ComputeType::F32,
             quantize: Quantize::None,
+            kv_type: KvType::Auto,
             threads: 1,
             isa: Isa::detect(),
             block_size: 16,

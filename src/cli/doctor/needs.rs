@@ -130,6 +130,7 @@ impl Compute {
             model,
             compute_type,
             options.quantize,
+            options.kv_type,
             KvShape::BLOCK_SIZE_STEP,
         );
         let pool = match plan(model, &options) {

@@ -170,6 +170,8 @@ impl Subject {
             Self::Engine { loaded, .. } => object(json!({
                 "model_fingerprint": loaded.info.fingerprint,
                 "compute_type": loaded.info.compute_name(),
+                "weights": loaded.info.weights_name(),
+                "kv_dtype": loaded.info.kv_name(),
                 "device": loaded.info.device,
                 "engine": loaded.info.executor.name(),
                 "kernels": loaded.info.kernels,

@@ -228,6 +228,7 @@ impl Collector {
             &CpuOptions {
                 compute_type: engine.compute_type,
                 quantize: engine.quantize,
+                kv_type: engine.kv_type,
                 threads,
                 isa: engine.kernels.unwrap_or_else(Isa::detect),
                 block_size: BLOCK_SIZE,

@@ -10,12 +10,44 @@ use super::line::Line;
 ///
 /// # Safety
 /// All bit patterns are valid, and the type has no padding and a size of four bytes.
-pub unsafe trait Plain: Copy + Default + Send + Sync + 'static {}
+pub unsafe trait Plain: Copy + Default + Send + Sync + 'static {
+    /// The word whose bytes are those of `value`.
+    fn from_f32_bits(value: f32) -> Self;
+
+    /// The same memory as words of this type.
+    #[inline(always)]
+    fn of_words_mut(words: &mut [u32]) -> &mut [Self] {
+        const { assert!(size_of::<Self>() == size_of::<u32>()) };
+        const { assert!(align_of::<Self>() == align_of::<u32>()) };
+        // SAFETY: as many words of the same size and alignment, of which any bytes are values, here
+        // and in what is written through the result; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+    }
+
+    /// The bytes of sixteen words as `f32`.
+    #[inline(always)]
+    fn as_floats(words: &[Self; 16]) -> &[f32; 16] {
+        const { assert!(size_of::<Self>() == size_of::<f32>()) };
+        const { assert!(align_of::<Self>() == align_of::<f32>()) };
+        // SAFETY: the same size and alignment, and any bytes are some `f32`.
+        unsafe { &*std::ptr::from_ref(words).cast() }
+    }
+}
 
 // SAFETY: an integer.
-unsafe impl Plain for u32 {}
+unsafe impl Plain for u32 {
+    #[inline(always)]
+    fn from_f32_bits(value: f32) -> Self {
+        value.to_bits()
+    }
+}
 // SAFETY: every bit pattern is some `f32`.
-unsafe impl Plain for f32 {}
+unsafe impl Plain for f32 {
+    #[inline(always)]
+    fn from_f32_bits(value: f32) -> Self {
+        value
+    }
+}
 
 /// Lines in pages straight from the system: zero until written, page-aligned, in huge pages where
 /// the system grants them (a weight matrix in 4 KiB pages misses the TLB at every other line).

@@ -4,7 +4,7 @@
 //! for four instruction sets each time. These methods have no parameters of their own, so their
 //! machine code belongs to this crate.
 
-use super::attention::{MergeParts, Run};
+use super::attention::{Bytes, Floats, MergeParts, Run};
 use super::ints::Quantise;
 use super::isa::Isa;
 use super::line::{Bf16, F32, Operand};
@@ -24,8 +24,10 @@ pub(super) trait Compiled: Operand {
     fn any_sink(sink: Gated<'_, Self>) -> AnySink<'_>;
     /// A row of activations as integers.
     fn quantise(isa: Isa, row: Quantise<'_, Self>);
-    /// A task of attention.
-    fn attend(isa: Isa, run: Run<'_, Self>);
+    /// A task of attention on a cache of this type.
+    fn attend(isa: Isa, run: Run<'_, Self, Floats>);
+    /// A task of attention on a cache of integers.
+    fn attend_bytes(isa: Isa, run: Run<'_, Self, Bytes>);
     /// The merging of split attention.
     fn merge_parts(isa: Isa, merge: MergeParts<'_, Self>);
     /// A row's norm.
@@ -55,7 +57,11 @@ macro_rules! compile_kernels {
                 isa.run(row);
             }
 
-            fn attend(isa: Isa, run: Run<'_, Self>) {
+            fn attend(isa: Isa, run: Run<'_, Self, Floats>) {
+                isa.run(run);
+            }
+
+            fn attend_bytes(isa: Isa, run: Run<'_, Self, Bytes>) {
                 isa.run(run);
             }
 

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::buffer::Plain;
 use super::line::Line;
 use super::simd::LANES;
 
@@ -56,7 +57,24 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-impl<'a, W> Disjoint<'a, Line<W>> {
+impl<'a, W: Plain> Disjoint<'a, Line<W>> {
+    /// Where a line is, or would be.
+    #[inline(always)]
+    pub(crate) fn address(&self, line: usize) -> *const Line<W> {
+        self.start.wrapping_add(line)
+    }
+
+    /// The same memory as bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> Disjoint<'a, u8> {
+        // `Plain` says that words are bytes without padding of which any are a value.
+        Disjoint {
+            start: self.start.cast(),
+            len: self.len * size_of::<Line<W>>(),
+            borrow: PhantomData,
+        }
+    }
+
     /// The same memory as words.
     #[inline(always)]
     pub(crate) fn flattened(self) -> Disjoint<'a, W> {

@@ -27,9 +27,6 @@ pub trait Operand: Copy + Send + Sync + 'static {
 
     /// The values of a word, the first [`Self::PER_WORD`] of the result.
     fn values(word: Self::Word) -> [f32; 2];
-
-    /// `word` with the value at `index` replaced and, where `index` is 0, the others zeroed.
-    fn put(word: Self::Word, index: usize, value: f32) -> Self::Word;
 }
 
 /// The arithmetic of an [`Operand`]. Only [`Bf16`] and [`F32`] have it.
@@ -51,6 +48,9 @@ pub trait Arithmetic: Compiled {
 
     /// Reads sixteen values that [`Arithmetic::store_row`] could have written.
     fn load_row<S: Simd>(simd: S, from: &[Self::Word]) -> S::F32;
+
+    /// Replaces the value at `index` of each word and, where `index` is 0, zeroes the others.
+    fn put<S: Simd>(simd: S, line: &mut [Self::Word; LANES], index: usize, values: S::F32);
 }
 
 /// Pairs of bfloat16, the even element in the low half.
@@ -76,16 +76,6 @@ impl Operand for Bf16 {
     fn values(word: u32) -> [f32; 2] {
         [bf16_value(word as u16), bf16_value((word >> 16) as u16)]
     }
-
-    #[inline(always)]
-    fn put(word: u32, index: usize, value: f32) -> u32 {
-        let bits = u32::from(bf16_bits(value));
-        if index == 0 {
-            bits
-        } else {
-            word & 0xffff | bits << 16
-        }
-    }
 }
 
 impl Arithmetic for Bf16 {
@@ -103,6 +93,20 @@ impl Arithmetic for Bf16 {
     fn load_row<S: Simd>(simd: S, from: &[u32]) -> S::F32 {
         simd.widen_bf16(from.first_chunk().expect("eight words per load"))
     }
+
+    #[inline(always)]
+    fn put<S: Simd>(simd: S, line: &mut [u32; LANES], index: usize, values: S::F32) {
+        let pairs = simd.to_bf16(values);
+        let halves: [u16; LANES] =
+            std::array::from_fn(|lane| (pairs[lane / 2] >> (16 * (lane % 2))) as u16);
+        if index == 0 {
+            *line = halves.map(u32::from);
+        } else {
+            for (word, half) in line.iter_mut().zip(halves) {
+                *word = *word & 0xffff | u32::from(half) << 16;
+            }
+        }
+    }
 }
 
 impl Operand for F32 {
@@ -118,11 +122,6 @@ impl Operand for F32 {
     #[inline(always)]
     fn values(word: f32) -> [f32; 2] {
         [word, 0.0]
-    }
-
-    #[inline(always)]
-    fn put(_word: f32, _index: usize, value: f32) -> f32 {
-        value
     }
 }
 
@@ -141,6 +140,11 @@ impl Arithmetic for F32 {
     #[inline(always)]
     fn load_row<S: Simd>(simd: S, from: &[f32]) -> S::F32 {
         simd.load(from.first_chunk().expect("sixteen words per load"))
+    }
+
+    #[inline(always)]
+    fn put<S: Simd>(simd: S, line: &mut [f32; LANES], _index: usize, values: S::F32) {
+        simd.store(values, line);
     }
 }
 
@@ -270,6 +274,7 @@ impl<W> FlattenLines<W> for [Line<W>] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::simd::portable::Portable;
     use super::*;
 
     #[test]
@@ -290,8 +295,11 @@ mod tests {
 
     #[test]
     fn putting_the_first_value_of_a_word_clears_the_second() {
-        let word = Bf16::word(&[1.0, 2.0]);
-        assert_eq!(Bf16::values(Bf16::put(word, 0, 3.0)), [3.0, 0.0]);
-        assert_eq!(Bf16::values(Bf16::put(word, 1, 3.0)), [1.0, 3.0]);
+        let mut line = [Bf16::word(&[1.0, 2.0]); LANES];
+        let values = [3.0; LANES];
+        Bf16::put(Portable, &mut line, 1, values);
+        assert_eq!(Bf16::values(line[15]), [1.0, 3.0]);
+        Bf16::put(Portable, &mut line, 0, values);
+        assert_eq!(Bf16::values(line[15]), [3.0, 0.0]);
     }
 }

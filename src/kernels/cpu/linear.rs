@@ -19,7 +19,7 @@ use super::isa::Isa;
 use super::line::{Arithmetic, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
 use super::sink::{Gated, Plain, Sink};
-use super::tile::{Tiles, accumulate, for_each_tile};
+use super::tile::{Tile, Tiles, accumulate, for_each_tile};
 
 /// Bytes of the rows that a task takes at once: few enough that they stay in the second-level cache
 /// while a group of panels passes over them.
@@ -307,17 +307,33 @@ impl<S: Simd, O: Arithmetic, K: Sink> Tiles<S> for Task<'_, O, K> {
 
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
-        let words = self.weights.words;
-        let panels = std::array::from_fn(|index| {
-            self.weights.lines[(panel + index) * words..][..words].as_ptr()
+        simd.vectorize(Tile::<_, P, T> {
+            work: self,
+            panel,
+            row,
         });
-        let rows = std::array::from_fn(|index| self.rows.row_words(row + index)[..words].as_ptr());
+    }
+}
+
+impl<O: Arithmetic, K: Sink, const P: usize, const T: usize> Kernel
+    for Tile<'_, Task<'_, O, K>, P, T>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { work, panel, row } = self;
+        let words = work.weights.words;
+        let panels = std::array::from_fn(|index| {
+            work.weights.lines[(panel + index) * words..][..words].as_ptr()
+        });
+        let rows = std::array::from_fn(|index| work.rows.row_words(row + index)[..words].as_ptr());
         let zero = [[simd.splat(0.0); P]; T];
         // SAFETY: the slices above show `words` lines and words behind each pointer.
         let sums = unsafe { accumulate::<S, O, P, T>(simd, zero, panels, rows, words) };
         for (index, sums) in sums.into_iter().enumerate() {
             // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.
-            unsafe { self.sink.put(simd, row + index, panel, sums) };
+            unsafe { work.sink.put(simd, row + index, panel, sums) };
         }
     }
 }

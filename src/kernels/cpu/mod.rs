@@ -2,7 +2,8 @@
 //!
 //! Reading order: `simd` (sixteen lanes on any instruction set), `line` (how operands lie in
 //! memory), `tile` (the inner loop), `linear` (matrix products), `kv` (the paged cache), `plan` (a
-//! step's sequences, checked), `rotary` and `attention`, `pool` (threads).
+//! step's sequences, checked), `rotary` and `attention`, `ints` (products of integers), `logits`
+//! (passes for the sampler), `pool` (threads).
 //!
 //! What every kernel keeps: **the bits of a row depend on that row alone.** Sums over the inputs
 //! run in one order, whatever the number of rows, tiles, threads or tasks.
@@ -42,7 +43,7 @@ pub use ints::{
     linear_ints_strided, quantise_rows,
 };
 pub use isa::{Isa, IsaError};
-pub use kv::{KvCache, KvShape};
+pub use kv::{KvCache, KvFormat, KvShape};
 pub use line::{Arithmetic, Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
 pub use logits::{Greatest, LOGITS_PER_BLOCK, exp_of_nonpositive, greatest, sum_of_exponentials};

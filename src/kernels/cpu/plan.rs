@@ -192,6 +192,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kv::KvFormat;
     use super::*;
 
     fn plan() -> Plan {
@@ -201,6 +202,7 @@ mod tests {
             block_size: 16,
             num_key_value_heads: 1,
             head_dim: 2,
+            format: KvFormat::Floats,
         })
     }
 

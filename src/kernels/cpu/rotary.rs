@@ -6,7 +6,7 @@ use super::kv::{KvCache, KvWriter};
 use super::line::{Arithmetic, F32, Operand, Rows};
 use super::norm::{Vector, normalise_head};
 use super::plan::{Plan, Span};
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, LANES, Simd};
 
 /// Cosines and sines of positions `0..`, grown as positions are met.
 #[derive(Clone, Debug, Default)]
@@ -143,6 +143,11 @@ impl<O: Arithmetic> Kernel for Rotate<'_, O> {
         let table = self.plan.table(sequence);
         for row in self.span.first..self.span.first + self.span.count {
             let position = sequence.first_position + row;
+            let block = table[position / shape.block_size] as usize;
+            let slot = position % shape.block_size;
+            for head in 0..kv_heads {
+                self.writer.prefetch(simd, block, slot, head);
+            }
             let (cos, sin) = self.rotary.row(position);
             let row = sequence.first_row + row;
             let width = (self.num_heads + 2 * kv_heads) * dim;
@@ -166,16 +171,22 @@ impl<O: Arithmetic> Kernel for Rotate<'_, O> {
             let words = query.len().div_ceil(O::PER_WORD);
             // SAFETY: as above.
             let out = unsafe { self.queries.range(start..start + words) };
-            for (word, values) in out.iter_mut().zip(query.chunks(O::PER_WORD)) {
+            let per_vector = LANES / O::PER_WORD;
+            let mut vectors = query.chunks_exact(LANES);
+            let mut out = out.chunks_exact_mut(per_vector);
+            for (values, out) in (&mut vectors).zip(&mut out) {
+                let values = values.first_chunk().expect("sixteen values");
+                O::store_row(simd, simd.load(values), out);
+            }
+            let tail = vectors.remainder().chunks(O::PER_WORD);
+            for (word, values) in out.into_remainder().iter_mut().zip(tail) {
                 *word = O::word(values);
             }
-            let block = table[position / shape.block_size] as usize;
-            let slot = position % shape.block_size;
             let pairs = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
             for (head, (key, value)) in pairs.enumerate() {
                 // SAFETY: the plan lets no two sequences write to one block, spans of a sequence
                 // share no word of positions, and nothing reads the cache in this phase.
-                unsafe { self.writer.put(block, slot, head, key, value) };
+                unsafe { self.writer.put(simd, block, slot, head, key, value) };
             }
         }
     }

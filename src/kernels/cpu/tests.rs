@@ -236,13 +236,20 @@ struct Bench<O: Operand> {
 }
 
 impl<O: Arithmetic> Bench<O> {
-    fn new(cpu: &Cpu, shape: &AttentionShape, block_size: usize, num_blocks: usize) -> Self {
+    fn new(
+        cpu: &Cpu,
+        shape: &AttentionShape,
+        format: KvFormat,
+        block_size: usize,
+        num_blocks: usize,
+    ) -> Self {
         let extent = KvShape {
             num_layers: 2,
             num_blocks,
             block_size,
             num_key_value_heads: shape.num_key_value_heads,
             head_dim: shape.head_dim,
+            format,
         };
         Self {
             cache: KvCache::new(extent).unwrap(),
@@ -338,15 +345,19 @@ const SHAPES: [AttentionShape; 4] = [
     },
 ];
 
-fn check_attention<O: Arithmetic>(cpu: &mut Cpu, shape: AttentionShape) {
+fn check_attention<O: Arithmetic>(cpu: &mut Cpu, shape: AttentionShape, format: KvFormat) {
     let positions = 300;
     let sequence = Sequence::new::<O>(5, shape, positions);
-    let mut bench = Bench::<O>::new(cpu, &shape, 32, 10);
+    let mut bench = Bench::<O>::new(cpu, &shape, format, 32, 10);
     let table: Vec<u32> = (0..10).rev().collect();
     let together = bench.step(cpu, &[(&sequence, 0..positions, &table)]);
-    // Weights and results are rounded to the storage type.
-    let tolerance = if O::PER_WORD == 2 { 8e-3 } else { 2e-5 };
-    let what = format!("{} {shape:?}", cpu.isa());
+    // Weights and results are rounded to the storage type, keys and values to the cache's.
+    let tolerance = match (format, O::PER_WORD) {
+        (KvFormat::Int8, _) => 1.5e-2,
+        (KvFormat::Floats, 2) => 8e-3,
+        (KvFormat::Floats, _) => 2e-5,
+    };
+    let what = format!("{} {format:?} {shape:?}", cpu.isa());
     let width = shape.num_heads * shape.head_dim;
     for (row, expected) in together.iter().zip(sequence.expected().chunks(width)) {
         let actual: Vec<f32> = row
@@ -367,8 +378,10 @@ fn check_attention<O: Arithmetic>(cpu: &mut Cpu, shape: AttentionShape) {
 fn attention_agrees_with_the_reference_and_decode_with_prefill() {
     on_every_path(|cpu| {
         for shape in SHAPES {
-            check_attention::<Bf16>(cpu, shape);
-            check_attention::<F32>(cpu, shape);
+            for format in [KvFormat::Floats, KvFormat::Int8] {
+                check_attention::<Bf16>(cpu, shape, format);
+                check_attention::<F32>(cpu, shape, format);
+            }
         }
     });
 }
@@ -382,6 +395,7 @@ fn rotation_agrees_with_the_reference() {
         block_size: 16,
         num_key_value_heads: kv_heads,
         head_dim: dim,
+        format: KvFormat::Floats,
     };
     let mut table = RotaryTable::new(pairs);
     table.extend(8, |position, cos, sin| {
@@ -430,7 +444,7 @@ fn rotation_agrees_with_the_reference() {
             let actual = if head < heads {
                 queries.row(0)[head * dim..][..dim].to_vec()
             } else {
-                let panel = cache.head(0, 0, head - heads).key_panel(0).to_vec();
+                let (_, panel) = cache.head(0, 0, head - heads).key_panel(0);
                 panel.iter().map(|line| line.0[5]).collect()
             };
             assert_close("rotated head", &actual, &expected, 1e-6);
@@ -445,11 +459,12 @@ proptest! {
     /// before, the number of threads and the other sequences of a step: the same bits.
     #[test]
     fn attention_does_not_depend_on_company(
-        cuts in prop::collection::vec(1_usize..120, 1..6),
+        cuts in prop::collection::vec(1_usize..160, 1..6),
         block_size in prop::sample::select(vec![16_usize, 32, 48, 128, 256]),
         threads in 1_usize..=2,
         shape in prop::sample::select(SHAPES.to_vec()),
         garbage in any::<bool>(),
+        format in prop::sample::select(vec![KvFormat::Floats, KvFormat::Int8]),
     ) {
         let positions: usize = cuts.iter().sum();
         let sequence = Sequence::new::<Bf16>(11, shape, positions);
@@ -457,12 +472,12 @@ proptest! {
         let mut plain = Cpu::new(Isa::detect(), 1).unwrap();
         let blocks = positions.div_ceil(16);
         let table: Vec<u32> = (0..blocks as u32).collect();
-        let mut bench = Bench::<Bf16>::new(&plain, &shape, 16, blocks);
+        let mut bench = Bench::<Bf16>::new(&plain, &shape, format, 16, blocks);
         let expected = bench.step(&mut plain, &[(&sequence, 0..positions, &table)]);
 
         let mut cpu = Cpu::new(Isa::detect(), threads).unwrap();
         let blocks = positions.div_ceil(block_size);
-        let mut bench = Bench::<Bf16>::new(&cpu, &shape, block_size, 2 * blocks);
+        let mut bench = Bench::<Bf16>::new(&cpu, &shape, format, block_size, 2 * blocks);
         let own: Vec<u32> = (0..blocks as u32).map(|block| 2 * block + 1).collect();
         let others: Vec<u32> = (0..blocks as u32).map(|block| 2 * block).collect();
         if garbage {
@@ -491,9 +506,55 @@ fn a_copied_block_is_the_same_in_every_layer() {
     let mut cpu = Cpu::new(Isa::detect(), 1).unwrap();
     let shape = SHAPES[0];
     let sequence = Sequence::new::<Bf16>(3, shape, 20);
-    let mut bench = Bench::<Bf16>::new(&cpu, &shape, 16, 4);
-    let expected = bench.step(&mut cpu, &[(&sequence, 0..20, &[0, 1])]);
-    bench.cache.copy_block(1, 3);
-    let again = bench.step(&mut cpu, &[(&sequence, 19..20, &[0, 3])]);
-    assert_eq!(again[0], expected[19]);
+    for format in [KvFormat::Floats, KvFormat::Int8] {
+        let mut bench = Bench::<Bf16>::new(&cpu, &shape, format, 16, 4);
+        let expected = bench.step(&mut cpu, &[(&sequence, 0..20, &[0, 1])]);
+        bench.cache.copy_block(1, 3);
+        let again = bench.step(&mut cpu, &[(&sequence, 19..20, &[0, 3])]);
+        assert_eq!(again[0], expected[19]);
+    }
+}
+
+/// Attention over integers is attention over the numbers that they stand for: with keys and values
+/// that 8 bits hold exactly, only the weights are rounded.
+#[test]
+fn integers_that_are_exact_cost_nothing() {
+    on_every_path(|cpu| {
+        let shape = SHAPES[0];
+        let mut sequence = Sequence::new::<F32>(9, shape, 600);
+        for row in sequence.qkv.chunks_exact_mut(18 * 64) {
+            let (_, keys_and_values) = row.split_at_mut(14 * 64);
+            for head in keys_and_values.chunks_exact_mut(32) {
+                head.iter_mut().for_each(|x| *x = (*x * 127.0).round());
+                // Every group has the step 1/64.
+                head[0] = 127.0;
+                head.iter_mut().for_each(|x| *x /= 64.0);
+            }
+        }
+        let mut bench = Bench::<F32>::new(cpu, &shape, KvFormat::Int8, 32, 20);
+        let table: Vec<u32> = (0..20).collect();
+        let found = bench.step(cpu, &[(&sequence, 0..600, &table)]);
+        let what = cpu.isa().name();
+        for (row, expected) in found.iter().zip(sequence.expected().chunks(14 * 64)) {
+            assert_close(what, &row[..14 * 64], expected, 3e-4);
+        }
+    });
+}
+
+#[test]
+fn more_threads_than_tasks_split_long_sequences_and_change_no_bit() {
+    let shape = SHAPES[0];
+    let sequence = Sequence::new::<Bf16>(21, shape, 1500);
+    let table: Vec<u32> = (0..47).collect();
+    for format in [KvFormat::Floats, KvFormat::Int8] {
+        let mut results = Vec::new();
+        for threads in [1, 2, 5] {
+            let mut cpu = Cpu::new(Isa::detect(), threads).unwrap();
+            let mut bench = Bench::<Bf16>::new(&cpu, &shape, format, 32, 47);
+            bench.step(&mut cpu, &[(&sequence, 0..1499, &table)]);
+            results.push(bench.step(&mut cpu, &[(&sequence, 1499..1500, &table)]));
+        }
+        assert_eq!(results[0], results[1]);
+        assert_eq!(results[0], results[2]);
+    }
 }

@@ -34,6 +34,15 @@ pub(super) unsafe fn accumulate<S: Simd, O: Arithmetic, const P: usize, const T:
     acc
 }
 
+/// One tile of some work, as a kernel: with [`Simd::vectorize`] each size of tile becomes a function
+/// of its own. As one function, all sizes together took the compiler minutes, and their registers
+/// were spilled.
+pub(super) struct Tile<'w, W, const P: usize, const T: usize> {
+    pub(super) work: &'w mut W,
+    pub(super) panel: usize,
+    pub(super) row: usize,
+}
+
 /// Work that is done tile by tile.
 pub(super) trait Tiles<S: Simd> {
     /// Panels and rows of the largest tile whose accumulators and operands fit the registers. At

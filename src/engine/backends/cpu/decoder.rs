@@ -104,7 +104,12 @@ impl<O: Operand> Buffers<O> {
 impl<O: Arithmetic> Decoder<O> {
     pub(super) fn load(model: &Arc<Model>, mut cpu: Cpu, options: &CpuOptions) -> io::Result<Self> {
         let spec = &model.spec;
-        let shape = kv_shape(spec, options.block_size, options.num_blocks);
+        let shape = kv_shape(
+            spec,
+            options.kv_type,
+            options.block_size,
+            options.num_blocks,
+        );
         // The pool first: a refusal comes before the long part.
         let cache = KvCache::new(shape)?;
         let storage = Storage::new(options.compute_type, options.quantize);

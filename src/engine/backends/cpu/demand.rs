@@ -4,7 +4,7 @@ use crate::kernels::cpu::{Bf16, F32, KvShape, Operand};
 use crate::model::{DecoderSpec, Model};
 
 use super::storage::Storage;
-use super::{ComputeType, Quantize};
+use super::{ComputeType, KvType, Quantize};
 
 /// Bytes for one model, type and block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +23,22 @@ impl CpuDemand {
         model: &Model,
         compute_type: ComputeType,
         quantize: Quantize,
+        kv_type: KvType,
         block_size: usize,
     ) -> Self {
         let weight_bytes = Storage::new(compute_type, quantize).weight_bytes(model);
         match compute_type {
-            ComputeType::F32 => Self::with::<F32>(&model.spec, weight_bytes, block_size),
-            ComputeType::Bf16 => Self::with::<Bf16>(&model.spec, weight_bytes, block_size),
+            ComputeType::F32 => Self::with::<F32>(&model.spec, weight_bytes, kv_type, block_size),
+            ComputeType::Bf16 => Self::with::<Bf16>(&model.spec, weight_bytes, kv_type, block_size),
         }
     }
 
-    fn with<O: Operand>(spec: &DecoderSpec, weight_bytes: u64, block_size: usize) -> Self {
+    fn with<O: Operand>(
+        spec: &DecoderSpec,
+        weight_bytes: u64,
+        kv_type: KvType,
+        block_size: usize,
+    ) -> Self {
         let value = size_of::<O::Word>() / O::PER_WORD;
         let (hidden, middle) = (spec.hidden_size, spec.intermediate_size);
         let qkv = spec.q_size() + 2 * spec.kv_size();
@@ -43,18 +49,24 @@ impl CpuDemand {
         Self {
             weight_bytes,
             row_bytes: (rounded * value + plain * size_of::<f32>() + ints) as u64,
-            block_bytes: kv_shape(spec, block_size, 1).block_bytes::<O>() as u64,
+            block_bytes: kv_shape(spec, kv_type, block_size, 1).block_bytes::<O>() as u64,
         }
     }
 }
 
 /// The extent of a model's KV cache.
-pub(super) fn kv_shape(spec: &DecoderSpec, block_size: usize, num_blocks: usize) -> KvShape {
+pub(super) fn kv_shape(
+    spec: &DecoderSpec,
+    kv_type: KvType,
+    block_size: usize,
+    num_blocks: usize,
+) -> KvShape {
     KvShape {
         num_layers: spec.num_hidden_layers,
         num_blocks,
         block_size,
         num_key_value_heads: spec.num_key_value_heads,
         head_dim: spec.head_dim,
+        format: kv_type.format(),
     }
 }

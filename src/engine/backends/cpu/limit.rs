@@ -96,8 +96,9 @@ pub(in crate::engine) fn step_costs(
     model: &Model,
     context: usize,
 ) -> Result<Option<(MachineLimit, StepCosts)>, RunnerError> {
-    let (compute_type, quantize) = (options.compute_type, options.quantize);
-    let demand = CpuDemand::of(model, compute_type, quantize, options.block_size);
+    let compute_type = options.compute_type;
+    let (quantize, kv_type) = (options.quantize, options.kv_type);
+    let demand = CpuDemand::of(model, compute_type, quantize, kv_type, options.block_size);
     if demand.weight_bytes < CACHED_WEIGHT_BYTES {
         return Ok(None);
     }

@@ -67,6 +67,7 @@ pub fn measure(
         model,
         options.compute_type,
         options.quantize,
+        options.kv_type,
         runner.block_size(),
     );
     let position_bytes = demand.block_bytes as f64 / runner.block_size() as f64;

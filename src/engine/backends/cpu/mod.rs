@@ -1,10 +1,12 @@
 //! The CPU executor: a decoder run eagerly over preallocated buffers with [`crate::kernels::cpu`].
 //!
-//! `storage` decides how weights are held, `weights` packs them, `decoder` runs a step, `demand` says beforehand what both will
-//! take. A row's logits have the same bits in any batch, chunk, block size and number of threads.
+//! `storage` decides how weights are held, `kv_type` keys and values; `weights` packs, `decoder` runs a
+//! step, `demand` says beforehand what both will take, and `limit` what the machine can do. A row's
+//! logits have the same bits in any batch, chunk, block size and number of threads.
 
 mod decoder;
 mod demand;
+mod kv_type;
 mod limit;
 mod measure;
 mod squares;
@@ -21,6 +23,7 @@ use crate::model::Model;
 
 use decoder::Decoder;
 pub use demand::CpuDemand;
+pub use kv_type::KvType;
 pub use limit::MachineLimit;
 pub(in crate::engine) use limit::step_costs;
 pub(in crate::engine) use measure::step_flops;
@@ -76,6 +79,8 @@ pub struct CpuOptions {
     pub compute_type: ComputeType,
     /// Which weights are integers.
     pub quantize: Quantize,
+    /// What keys and values are held in.
+    pub kv_type: KvType,
     /// Threads, the caller's included; at least 1.
     pub threads: usize,
     /// The instruction set.
@@ -122,6 +127,10 @@ impl CpuRunner {
                 model.spec.head_dim
             )));
         }
+        options
+            .kv_type
+            .check(options.compute_type)
+            .map_err(failure)?;
         let cpu = Cpu::new(options.isa, options.threads.max(1))
             .map_err(|error| failure(format!("{} threads: {error}", options.threads)))?;
         let no_memory = |error| failure(format!("no memory for the model: {error}"));

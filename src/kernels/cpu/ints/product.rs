@@ -12,7 +12,7 @@ use super::super::line::{Arithmetic, F32, Line, Rows};
 use super::super::linear::{Target, for_each_part};
 use super::super::simd::{Kernel, Simd};
 use super::super::sink::{AnySink, Gated, Plain, Sink};
-use super::super::tile::{Tiles, for_each_tile};
+use super::super::tile::{Tile, Tiles, for_each_tile};
 use super::format::{Format, Int4, Int4Affine, Int8, Int8PerRow};
 use super::weights::Halves;
 use super::{GROUP_WORDS, IntFormat, IntGatedMatrix, IntMatrix, IntRows};
@@ -137,12 +137,26 @@ impl<S: Simd, F: Format> Tiles<S> for FormatTask<'_, F> {
 
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
+        simd.vectorize(Tile::<_, P, T> {
+            work: self,
+            panel,
+            row,
+        });
+    }
+}
+
+impl<F: Format, const P: usize, const T: usize> Kernel for Tile<'_, FormatTask<'_, F>, P, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { work, panel, row } = self;
         let IntTask {
             weights,
             rows,
             sink,
             ..
-        } = &self.0;
+        } = &work.0;
         let lines = weights.lines_per_panel;
         let none: &[Halves] = &[];
         let panels: [Panel<'_>; P] = std::array::from_fn(|index| Panel {

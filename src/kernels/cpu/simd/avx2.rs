@@ -20,6 +20,7 @@ impl Avx2 {
 
 /// # Safety
 /// The CPU has the features named in the attribute.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn with_avx2<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
     kernel.run(simd)
@@ -32,7 +33,7 @@ type Pair = [__m256; 2];
 macro_rules! proven {
     ($body:expr) => {
         // SAFETY: the token exists only if `detect` found AVX2, FMA and F16C, and the pointers handed to
-        // loads and stores come from references to whole arrays.
+        // loads and stores come from references to whole arrays (a prefetch may have any).
         unsafe { $body }
     };
 }
@@ -125,6 +126,13 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
             })
         })
+    }
+
+    #[inline(always)]
+    fn scale_by_pow2(self, value: Pair, integer: Pair) -> Pair {
+        let lowest = self.splat(-126.0);
+        let scaled = self.mul(value, self.pow2(self.max(integer, lowest)));
+        self.keep_where_at_least(scaled, integer, lowest)
     }
 
     #[inline(always)]
@@ -285,6 +293,41 @@ impl Simd for Avx2 {
                 _mm256_add_epi32(acc[half], both)
             })
         })
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, from: &[u8; 2 * LANES]) -> [__m256i; 2] {
+        let (halves, _) = from.as_chunks::<LANES>();
+        let half = |from: &[u8; LANES]| {
+            proven!(_mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast())))
+        };
+        [half(&halves[0]), half(&halves[1])]
+    }
+
+    #[inline(always)]
+    fn to_halves(self, integers: Pair) -> [u32; LANES / 2] {
+        proven!({
+            let [low, high] = integers.map(|half| _mm256_cvtps_epi32(half));
+            // The pack works within 128-bit halves; the permutation restores lane order.
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            std::mem::transmute::<__m256i, [u32; LANES / 2]>(packed)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_halves(self, acc: [__m256i; 2], weights: [__m256i; 2], x: u32) -> [__m256i; 2] {
+        proven!({
+            let x = _mm256_set1_epi32(x.cast_signed());
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(weights[0], x)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(weights[1], x)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        proven!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
     }
 
     #[inline(always)]

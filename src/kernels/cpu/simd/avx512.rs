@@ -28,6 +28,7 @@ impl<const BF16: bool> Avx512<BF16> {
 
 /// # Safety
 /// The CPU has the features named in the attribute.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 unsafe fn with_avx512<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
     kernel.run(simd)
@@ -35,6 +36,7 @@ unsafe fn with_avx512<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
 
 /// # Safety
 /// The CPU has the features named in the attribute.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx512bf16,avx512vnni")]
 unsafe fn with_avx512_bf16<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
     kernel.run(simd)
@@ -44,7 +46,8 @@ unsafe fn with_avx512_bf16<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output 
 macro_rules! proven {
     ($body:expr) => {
         // SAFETY: the token exists only if `detect` found the features that this needs, and the
-        // pointers handed to loads and stores come from references to whole arrays.
+        // pointers handed to loads and stores come from references to whole arrays (a prefetch may
+        // have any).
         unsafe { $body }
     };
 }
@@ -131,6 +134,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn scale_by_pow2(self, value: __m512, integer: __m512) -> __m512 {
+        proven!(_mm512_scalef_ps(value, integer))
+    }
+
+    #[inline(always)]
     fn keep_where_at_least(self, value: __m512, key: __m512, limit: __m512) -> __m512 {
         proven!(_mm512_maskz_mov_ps(
             _mm512_cmp_ps_mask::<_CMP_GE_OQ>(key, limit),
@@ -150,6 +158,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn to_bf16(self, value: __m512) -> [u32; LANES / 2] {
+        if BF16 {
+            return proven!(std::mem::transmute::<__m256bh, [u32; LANES / 2]>(
+                _mm512_cvtneps_pbh(value)
+            ));
+        }
         proven!({
             let bits = _mm512_castps_si512(value);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -262,6 +275,37 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let both = _mm512_add_epi32(_mm512_madd_epi16(low, one), _mm512_madd_epi16(high, one));
             _mm512_add_epi32(acc, both)
         })
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, from: &[u8; 2 * LANES]) -> __m512i {
+        proven!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(
+            from.as_ptr().cast()
+        )))
+    }
+
+    #[inline(always)]
+    fn to_halves(self, integers: __m512) -> [u32; LANES / 2] {
+        proven!(std::mem::transmute::<__m256i, [u32; LANES / 2]>(
+            _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(integers))
+        ))
+    }
+
+    #[inline(always)]
+    fn dot_halves(self, acc: __m512i, weights: __m512i, x: u32) -> __m512i {
+        proven!({
+            let x = _mm512_set1_epi32(x.cast_signed());
+            if BF16 {
+                _mm512_dpwssd_epi32(acc, weights, x)
+            } else {
+                _mm512_add_epi32(acc, _mm512_madd_epi16(weights, x))
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        proven!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
     }
 
     #[inline(always)]

@@ -40,7 +40,8 @@ pub trait Simd: Copy {
     /// The same where each output has two accumulators, one of integers and one of floats.
     const GROUPED_TILE: (usize, usize);
 
-    /// Runs a kernel compiled for this instruction set.
+    /// Runs a kernel compiled for this instruction set, as a function of its own: a part of a large
+    /// kernel that is called so keeps its registers and its compile time to itself.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// The same value in every lane.
@@ -67,6 +68,9 @@ pub trait Simd: Copy {
     fn round(self, value: Self::F32) -> Self::F32;
     /// Two to the power of integers from -126 to 127.
     fn pow2(self, integer: Self::F32) -> Self::F32;
+    /// `value` from 1/2 to 2 times two to the power of integers from -160 to 127. Below -126, where
+    /// results are subnormal, it is zero or rounded, as the instruction set likes; zero at -160.
+    fn scale_by_pow2(self, value: Self::F32, integer: Self::F32) -> Self::F32;
     /// `value` in lanes where `key >= limit`, zero elsewhere (also where `key` is NaN).
     fn keep_where_at_least(self, value: Self::F32, key: Self::F32, limit: Self::F32) -> Self::F32;
     /// The sum of all lanes: halves are added until one value is left.
@@ -74,7 +78,7 @@ pub trait Simd: Copy {
     /// The largest lane.
     fn max_lane(self, value: Self::F32) -> f32;
     /// Rounds to bfloat16 (nearest, ties to even), packed in lane order, the even lane in the low
-    /// half of its word.
+    /// half of its word. Subnormal numbers may become zero.
     fn to_bf16(self, value: Self::F32) -> [u32; LANES / 2];
     /// The inverse: widens sixteen bfloat16 values.
     fn widen_bf16(self, from: &[u32; LANES / 2]) -> Self::F32;
@@ -103,6 +107,16 @@ pub trait Simd: Copy {
     fn dot_bytes(self, acc: Self::Words, weights: Self::Words, x: u32) -> Self::Words;
     /// The same where no byte of `w` is above 15.
     fn dot_nibbles(self, acc: Self::Words, weights: Self::Words, x: u32) -> Self::Words;
+    /// Thirty-two signed bytes as signed halves of words, the even byte in the low half.
+    fn widen_bytes(self, from: &[u8; 2 * LANES]) -> Self::Words;
+    /// Integers from -32767 to 32767 as signed halves of words, in lane order, the even lane in the
+    /// low half.
+    fn to_halves(self, integers: Self::F32) -> [u32; LANES / 2];
+    /// `acc + w.low * x.low + w.high * x.high` over signed halves. Exact while it fits 32 bits.
+    fn dot_halves(self, acc: Self::Words, weights: Self::Words, x: u32) -> Self::Words;
+
+    /// Asks for the cache line at `address` to be brought near; any address will do.
+    fn prefetch(self, address: *const u8);
 }
 
 /// Rounds one `f32` to bfloat16, nearest, ties to even. NaN stays NaN.

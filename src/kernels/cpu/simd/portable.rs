@@ -22,7 +22,7 @@ impl Simd for Portable {
     const TILE: (usize, usize) = (2, 1);
     const GROUPED_TILE: (usize, usize) = (2, 1);
 
-    #[inline(always)]
+    #[inline(never)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
@@ -86,6 +86,13 @@ impl Simd for Portable {
     #[inline(always)]
     fn pow2(self, integer: Lanes) -> Lanes {
         integer.map(|exponent| f32::from_bits(((exponent as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn scale_by_pow2(self, value: Lanes, integer: Lanes) -> Lanes {
+        let lowest = self.splat(-126.0);
+        let scaled = self.mul(value, self.pow2(self.max(integer, lowest)));
+        self.keep_where_at_least(scaled, integer, lowest)
     }
 
     #[inline(always)]
@@ -186,6 +193,31 @@ impl Simd for Portable {
             (acc[lane].cast_signed() + products.into_iter().sum::<i32>()).cast_unsigned()
         })
     }
+
+    #[inline(always)]
+    fn widen_bytes(self, from: &[u8; 2 * LANES]) -> [u32; LANES] {
+        let half = |byte: u8| u32::from(i16::from(byte as i8).cast_unsigned());
+        std::array::from_fn(|lane| half(from[2 * lane]) | half(from[2 * lane + 1]) << 16)
+    }
+
+    #[inline(always)]
+    fn to_halves(self, integers: Lanes) -> [u32; LANES / 2] {
+        let half = |value: f32| u32::from((value as i16).cast_unsigned());
+        std::array::from_fn(|word| half(integers[2 * word]) | half(integers[2 * word + 1]) << 16)
+    }
+
+    #[inline(always)]
+    fn dot_halves(self, acc: [u32; LANES], weights: [u32; LANES], x: u32) -> [u32; LANES] {
+        let halves = |word: u32| [word as i16, (word >> 16) as i16].map(i32::from);
+        let x = halves(x);
+        std::array::from_fn(|lane| {
+            let w = halves(weights[lane]);
+            (acc[lane].cast_signed() + w[0] * x[0] + w[1] * x[1]).cast_unsigned()
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
 
     #[inline(always)]
     fn dot_nibbles(self, acc: [u32; LANES], weights: [u32; LANES], x: u32) -> [u32; LANES] {
