@@ -35,7 +35,8 @@ pub(super) struct Args {
     /// What keys and values are held in: auto (as computed), bf16 or int8
     #[arg(long, alias = "kv_dtype", default_value = "auto")]
     kv_dtype: KvType,
-    /// Where the model runs: cpu, ggml-cpu, cuda, vulkan or metal, with a number as in cuda:1
+    /// Where the model runs: cpu, ggml-cpu, cuda, vulkan or metal, with a number as in cuda:1 or
+    /// several as in cuda:0,1
     #[arg(long, default_value = "cpu")]
     device: Device,
     /// Threads [default: one per core]
@@ -94,8 +95,11 @@ fn largest(workloads: &[Workload]) -> (usize, usize) {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let workloads = workloads(args)?;
     #[cfg(feature = "ggml")]
-    if let Some(device) = args.device.find()? {
-        return on_device::run(args, &device, &workloads);
+    {
+        let devices = args.device.find()?;
+        if !devices.is_empty() {
+            return on_device::run(args, devices, &workloads);
+        }
     }
     #[cfg(not(feature = "ggml"))]
     args.device.check()?;

@@ -19,7 +19,8 @@ use super::quantities::{human_bytes, human_count};
 #[command(next_help_heading = "Engine", rename_all = "snake_case")]
 pub(super) struct EngineArgs {
     /// Where the model runs: auto, cpu, ggml-cpu, cuda, vulkan or metal, with a number as in
-    /// cuda:1 [default: auto, a graphics processor if this build can use one, else the CPU]
+    /// cuda:1, or several with a stretch of the layers each as in cuda:0,1 [default: auto, a
+    /// graphics processor if this build can use one, else the CPU]
     #[arg(long)]
     device: Option<Device>,
     /// Whose forward pass: micota, or llama.cpp for GGUF files of other architectures

@@ -1,6 +1,8 @@
 //! Memory that a model will take on a device of ggml's, known before any of it is taken. The
 //! executor allocates by it, and a forecast for a device that is elsewhere reads it.
 
+use std::ops::Range;
+
 use super::backends::cpu::ComputeType;
 use super::device::DeviceKind;
 use crate::kernels::quant::BlockType;
@@ -27,20 +29,36 @@ impl DeviceDemand {
         block_size: usize,
         max_model_len: usize,
     ) -> Self {
+        let layers = 0..model.spec.num_hidden_layers;
+        Self::of_layers(model, layers, kind, compute_type, block_size, max_model_len)
+    }
+
+    /// What `layers` of the model take, with the head if the last one is among them.
+    pub fn of_layers(
+        model: &Model,
+        layers: Range<usize>,
+        kind: DeviceKind,
+        compute_type: ComputeType,
+        block_size: usize,
+        max_model_len: usize,
+    ) -> Self {
         let spec = &model.spec;
-        let weights = model
-            .weights()
-            .filter(|(id, _)| *id != WeightId::Embedding || spec.tie_word_embeddings);
+        let has_head = layers.end == spec.num_hidden_layers;
+        let weights = model.weights().filter(|(id, _)| match id {
+            WeightId::Layer(layer, _) => layers.contains(layer),
+            WeightId::Embedding => has_head && spec.tie_word_embeddings,
+            WeightId::Head | WeightId::FinalNorm => has_head,
+        });
         let weight_bytes = weights.map(|(_, weight)| {
             let stored = held_as(weight.block_type(), weight.rows() == 1, compute_type);
             let row = stored.row_bytes(weight.cols());
             (row.expect("a row that is stored in whole blocks") * weight.rows()) as u64
         });
         let element = kv_type(kind, compute_type).block_bytes();
-        let block = 2 * block_size * spec.kv_size() * spec.num_hidden_layers * element;
+        let block = 2 * block_size * spec.kv_size() * layers.len() * element;
         Self {
             weight_bytes: weight_bytes.sum(),
-            row_bytes: row_bytes(spec, max_model_len),
+            row_bytes: row_bytes(spec, has_head, max_model_len),
             block_bytes: block as u64,
         }
     }
@@ -69,14 +87,16 @@ pub(super) fn held_as(stored: BlockType, is_vector: bool, compute_type: ComputeT
     }
 }
 
-/// Activations that live at the same time, about, and one row of every mask.
-fn row_bytes(spec: &DecoderSpec, max_model_len: usize) -> u64 {
+/// Activations that live at the same time, about, logits if the head is there, and one row of every
+/// mask.
+fn row_bytes(spec: &DecoderSpec, has_head: bool, max_model_len: usize) -> u64 {
     let hidden = 4 * spec.hidden_size;
     let attention = 3 * spec.q_size() + 2 * spec.kv_size();
     let middle = 3 * spec.intermediate_size;
     let mut windows = spec.sliding_window.clone();
     windows.sort_unstable();
     windows.dedup();
-    let floats = hidden + attention.max(middle) + spec.vocab_size;
+    let logits = if has_head { spec.vocab_size } else { 0 };
+    let floats = hidden + attention.max(middle) + logits;
     (floats * size_of::<f32>() + windows.len() * max_model_len * size_of::<u16>()) as u64
 }

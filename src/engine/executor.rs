@@ -145,7 +145,7 @@ pub(super) fn llama_cpp(
     let runner = LlamaCppRunner::load(
         path,
         &LlamaCppOptions {
-            device: place.ggml_device()?,
+            devices: place.ggml_devices(),
             threads,
             max_model_len,
             max_num_seqs,

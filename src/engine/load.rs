@@ -401,7 +401,8 @@ fn sizes(
         .kv_type
         .check(options.compute_type)
         .map_err(LoadError::KvType)?;
-    let demand = place.demand(model, options, block_size);
+    let devices = place.demands(model, options, block_size)?;
+    let demand = Demand::total(&devices);
     let longest = options.max_model_len.unwrap_or(demand.model_max_len);
     let context = EXPECTED_CONTEXT.min(longest);
     let guesses = matches!(options.speculation, Speculate::Auto | Speculate::Below(_));
@@ -428,7 +429,7 @@ fn sizes(
             .or(usual.map(|usual| usual.1.max(max_num_seqs.unwrap_or_default()))),
     };
     Ok(Chosen {
-        sizes: sizing::choose(&demand, &choices, place.available_bytes())?,
+        sizes: sizing::choose_for_all(&devices, &choices)?,
         demand,
         costs,
         batch_choice: choice.filter(|_| options.max_num_seqs.is_none()),

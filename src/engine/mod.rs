@@ -41,7 +41,7 @@ pub use crate::formats::Tokenizer;
 pub use backends::cpu::{ComputeType, KvType, Quantize, StorageSummary};
 pub use completion::{Completion, FinishReason, TokenLogprob};
 pub use detokenizer::Detokenizer;
-pub use device::{Device, DeviceError, DeviceKind, GPU_FEATURES};
+pub use device::{Device, DeviceError, DeviceId, DeviceKind, GPU_FEATURES};
 pub use device_demand::DeviceDemand;
 pub use error::{EngineError, RequestError};
 pub use executor::Executor;

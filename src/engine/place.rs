@@ -6,7 +6,7 @@ use super::backends::cpu::{
     CpuDemand, CpuOptions, CpuRunner, MachineLimit, StorageSummary, step_costs,
 };
 #[cfg(feature = "ggml")]
-use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner};
+use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner, devices, split_layers};
 #[cfg(feature = "ggml")]
 use super::device::DeviceKind;
 use super::device::{Device, DeviceError};
@@ -24,9 +24,9 @@ use crate::model::Model;
 pub(super) enum Place {
     /// Our own kernels.
     Cpu,
-    /// A device of ggml's.
+    /// Devices of ggml's, at least one, each with a stretch of the layers.
     #[cfg(feature = "ggml")]
-    Ggml(DeviceInfo),
+    Ggml(Vec<DeviceInfo>),
 }
 
 /// An executor, how it holds the weights (empty where it does not say) and their bytes.
@@ -43,7 +43,10 @@ impl Place {
     /// The build or the machine has no such device.
     pub(super) fn find(device: &Device) -> Result<Self, DeviceError> {
         #[cfg(feature = "ggml")]
-        let found = device.find()?.map_or(Self::Cpu, Self::Ggml);
+        let found = match device.find()? {
+            none if none.is_empty() => Self::Cpu,
+            devices => Self::Ggml(devices),
+        };
         #[cfg(not(feature = "ggml"))]
         let found = device.check().map(|()| Self::Cpu)?;
         Ok(found)
@@ -54,10 +57,13 @@ impl Place {
         match self {
             Self::Cpu => "cpu".to_owned(),
             #[cfg(feature = "ggml")]
-            Self::Ggml(info) if info.kind == DeviceKind::Cpu => "ggml-cpu".to_owned(),
-            #[cfg(feature = "ggml")]
-            Self::Ggml(info) => {
-                format!("{}:{} ({})", info.backend, info.index, info.description)
+            Self::Ggml(infos) => {
+                let name = |info: &DeviceInfo| match info.kind {
+                    DeviceKind::Cpu => "ggml-cpu".to_owned(),
+                    _ => format!("{}:{} ({})", info.backend, info.index, info.description),
+                };
+                let names: Vec<String> = infos.iter().map(name).collect();
+                names.join(" then ")
             }
         }
     }
@@ -76,26 +82,16 @@ impl Place {
         }
     }
 
-    /// Bytes that weights, activations and KV pool may take.
-    pub(super) fn available_bytes(&self) -> Option<u64> {
-        match self {
-            Self::Cpu => memory::available_bytes(),
-            #[cfg(feature = "ggml")]
-            Self::Ggml(info) if info.kind == DeviceKind::Cpu => memory::available_bytes(),
-            #[cfg(feature = "ggml")]
-            Self::Ggml(info) => Some(info.free_bytes),
-        }
-    }
-
     /// Sequences in flight and rows of a step of a device that is not measured: a graphics processor
     /// needs many rows to be busy.
     pub(super) fn usual_batch(&self) -> Option<(usize, usize)> {
         match self {
             Self::Cpu => None,
             #[cfg(feature = "ggml")]
-            Self::Ggml(info) if info.kind == DeviceKind::Cpu => None,
-            #[cfg(feature = "ggml")]
-            Self::Ggml(_) => Some((256, 2048)),
+            Self::Ggml(infos) => {
+                let has_gpu = infos.iter().any(|info| info.kind != DeviceKind::Cpu);
+                has_gpu.then_some((256, 2048))
+            }
         }
     }
 
@@ -130,39 +126,68 @@ impl Place {
         }
     }
 
-    /// What the model takes here.
-    pub(super) fn demand(
+    /// What the model takes on each device here, and the bytes that weights, activations and KV
+    /// pool may take there.
+    ///
+    /// # Errors
+    /// There are more devices than layers.
+    pub(super) fn demands(
         &self,
         model: &Model,
         options: &EngineOptions,
         block_size: usize,
-    ) -> Demand {
-        let compute_type = options.compute_type;
+    ) -> Result<Vec<(Demand, Option<u64>)>, RunnerError> {
         let model_max_len = model.spec.max_position_embeddings;
-        let (block_bytes, weight_bytes, row_bytes) = match self {
+        match self {
             Self::Cpu => {
                 let demand = CpuDemand::of(
                     model,
-                    compute_type,
+                    options.compute_type,
                     options.quantize,
                     options.kv_type,
                     block_size,
                 );
-                (demand.block_bytes, demand.weight_bytes, demand.row_bytes)
+                let demand = Demand {
+                    model_max_len,
+                    block_size,
+                    block_bytes: demand.block_bytes,
+                    weight_bytes: demand.weight_bytes,
+                    row_bytes: demand.row_bytes,
+                };
+                Ok(vec![(demand, memory::available_bytes())])
             }
             #[cfg(feature = "ggml")]
-            Self::Ggml(info) => {
+            Self::Ggml(infos) => {
                 let len = options.max_model_len.unwrap_or(model_max_len);
-                let demand = DeviceDemand::of(model, info.kind, compute_type, block_size, len);
-                (demand.block_bytes, demand.weight_bytes, demand.row_bytes)
+                let layers = split_layers(infos, model)
+                    .map_err(|message| RunnerError::backend("ggml", message))?;
+                let of_device = |(info, layers): (&DeviceInfo, _)| {
+                    let compute_type = options.compute_type;
+                    let demand = DeviceDemand::of_layers(
+                        model,
+                        layers,
+                        info.kind,
+                        compute_type,
+                        block_size,
+                        len,
+                    );
+                    let demand = Demand {
+                        model_max_len,
+                        block_size,
+                        block_bytes: demand.block_bytes,
+                        weight_bytes: demand.weight_bytes,
+                        row_bytes: demand.row_bytes,
+                    };
+                    let available = match info.kind {
+                        DeviceKind::Cpu => memory::available_bytes(),
+                        _ => Some(info.free_bytes),
+                    };
+                    // The processor may be named several times and has one memory.
+                    let sharers = infos.iter().filter(|i| i.name == info.name).count() as u64;
+                    (demand, available.map(|bytes| bytes / sharers))
+                };
+                Ok(infos.iter().zip(layers).map(of_device).collect())
             }
-        };
-        Demand {
-            model_max_len,
-            block_size,
-            block_bytes,
-            weight_bytes,
-            row_bytes,
         }
     }
 
@@ -198,9 +223,9 @@ impl Place {
                 })
             }
             #[cfg(feature = "ggml")]
-            Self::Ggml(device) => {
+            Self::Ggml(devices) => {
                 let options = GgmlOptions {
-                    device: device.clone(),
+                    devices: devices.clone(),
                     compute_type: options.compute_type,
                     threads,
                     block_size,
@@ -213,7 +238,7 @@ impl Place {
                 let runner = GgmlRunner::load(model, &options)?;
                 Ok(Placed {
                     storage: StorageSummary {
-                        held: runner.held().clone(),
+                        held: runner.held(),
                         ..StorageSummary::default()
                     },
                     weight_bytes: runner.weight_bytes(),
@@ -223,22 +248,13 @@ impl Place {
         }
     }
 
-    /// The device as ggml knows it; our own kernels stand for its processor.
-    ///
-    /// # Errors
-    /// ggml has no processor, which no build has.
+    /// The devices as ggml knows them; our own kernels stand for its processor.
     #[cfg(feature = "ggml")]
-    pub(super) fn ggml_device(&self) -> Result<DeviceInfo, DeviceError> {
-        let processor = Device::Ggml {
-            backend: "cpu",
-            index: 0,
-        };
+    pub(super) fn ggml_devices(&self) -> Vec<DeviceInfo> {
+        let is_cpu = |info: &DeviceInfo| info.kind == DeviceKind::Cpu;
         match self {
-            Self::Ggml(info) => Ok(info.clone()),
-            Self::Cpu => processor.find()?.ok_or(DeviceError::NotFound {
-                device: processor,
-                found: String::new(),
-            }),
+            Self::Ggml(infos) => infos.clone(),
+            Self::Cpu => devices().into_iter().filter(is_cpu).collect(),
         }
     }
 }

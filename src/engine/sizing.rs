@@ -86,6 +86,23 @@ pub(super) struct Demand {
     pub(super) row_bytes: u64,
 }
 
+impl Demand {
+    /// What all devices hold together.
+    ///
+    /// # Panics
+    /// There is no device.
+    pub(super) fn total(devices: &[(Self, Option<u64>)]) -> Self {
+        let add = |a: Self, b: Self| Self {
+            block_bytes: a.block_bytes + b.block_bytes,
+            weight_bytes: a.weight_bytes + b.weight_bytes,
+            row_bytes: a.row_bytes + b.row_bytes,
+            ..a
+        };
+        let demands = devices.iter().map(|(demand, _)| *demand);
+        demands.reduce(add).expect("a model runs somewhere")
+    }
+}
+
 /// What the user chose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Choices {
@@ -156,8 +173,42 @@ pub enum SizingError {
     },
 }
 
+/// Sizes for a model whose layers are on several devices, each with what its layers demand and what
+/// it has left: the device with room for the fewest blocks decides.
+///
+/// # Panics
+/// There is no device.
+pub(super) fn choose_for_all(
+    devices: &[(Demand, Option<u64>)],
+    choices: &Choices,
+) -> Result<Sizes, SizingError> {
+    let block_bytes = devices.iter().map(|(demand, _)| demand.block_bytes).sum();
+    let mut tightest: Option<Sizes> = None;
+    for (demand, available_bytes) in devices {
+        // Every device holds its layers' part of every block.
+        let kv_bytes = match choices.kv_bytes {
+            Some(kv_bytes) if kv_bytes < block_bytes => {
+                return Err(SizingError::BelowOneBlock {
+                    kv_bytes,
+                    block_bytes,
+                });
+            }
+            kv_bytes => kv_bytes.map(|bytes| bytes / block_bytes * demand.block_bytes),
+        };
+        let of_device = Choices {
+            kv_bytes,
+            ..*choices
+        };
+        let sizes = choose(demand, &of_device, *available_bytes)?;
+        if tightest.is_none_or(|tightest| sizes.num_blocks < tightest.num_blocks) {
+            tightest = Some(sizes);
+        }
+    }
+    Ok(tightest.expect("a model runs somewhere"))
+}
+
 /// Sizes for a model on a machine with `available_bytes` of memory.
-pub(super) fn choose(
+fn choose(
     demand: &Demand,
     choices: &Choices,
     available_bytes: Option<u64>,
@@ -291,6 +342,34 @@ mod tests {
             "a sequence of 2000 tokens needs 125 MiB of KV memory and there are 100 MiB; lower \
              max_model_len to 1600 or raise the KV memory"
         );
+    }
+
+    #[test]
+    fn the_device_with_the_least_room_decides() {
+        let small = (DEMAND, Some(2 << 30));
+        let large = (DEMAND, Some(4 << 30));
+        let alone = choose_with(Choices::default(), 2 << 30).unwrap();
+        for devices in [[small, large], [large, small]] {
+            assert_eq!(
+                choose_for_all(&devices, &Choices::default()).unwrap(),
+                alone
+            );
+        }
+        // A block takes one MiB on each of the two.
+        let asked = Choices {
+            kv_bytes: Some(21 << 20),
+            ..Choices::default()
+        };
+        let sizes = choose_for_all(&[small, large], &asked).unwrap();
+        assert_eq!(sizes.num_blocks, 10);
+        let tiny = Choices {
+            kv_bytes: Some(2_000_000),
+            ..Choices::default()
+        };
+        assert!(matches!(
+            choose_for_all(&[small, large], &tiny),
+            Err(SizingError::BelowOneBlock { .. })
+        ));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The executors that tests run on: ours on every instruction set, and ggml's on its processor
-//! device, or on the one that `MICOTA_TEST_DEVICE` names (`cpu`, `ggml-cpu`, `cuda`, `cuda:1`,
-//! `vulkan`, `metal`).
+//! device and split over two of it, or on what `MICOTA_TEST_DEVICE` names (`cpu`, `ggml-cpu`,
+//! `cuda`, `cuda:0,1`, `vulkan`, `metal`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,16 +19,18 @@ use micota::model::Model;
 pub(crate) enum TestDevice {
     /// Ours, with the kernels of one instruction set.
     Cpu(Isa),
-    /// ggml's, with attention in one of its forms.
+    /// ggml's, on one device or several, with attention in one of its forms.
     #[cfg(feature = "ggml")]
-    Ggml(DeviceInfo, AttentionPath),
+    Ggml(Vec<DeviceInfo>, AttentionPath),
 }
 
 /// The devices that engines are tested on, by name.
 pub(crate) fn engine_devices() -> Vec<Device> {
     let names = match std::env::var("MICOTA_TEST_DEVICE") {
         Ok(name) => vec![name],
-        Err(_) if cfg!(feature = "ggml") => vec!["cpu".to_owned(), "ggml-cpu".to_owned()],
+        Err(_) if cfg!(feature = "ggml") => ["cpu", "ggml-cpu", "ggml-cpu,ggml-cpu"]
+            .map(str::to_owned)
+            .to_vec(),
         Err(_) => vec!["cpu".to_owned()],
     };
     names.iter().map(|name| name.parse().unwrap()).collect()
@@ -50,10 +52,13 @@ fn executors(isas: &[Isa]) -> Vec<TestDevice> {
             Device::Cpu => isas.iter().map(|isa| TestDevice::Cpu(*isa)).collect(),
             #[cfg(feature = "ggml")]
             device => {
-                let info = device.find().unwrap().expect("a device of ggml's");
-                [AttentionPath::Flash, AttentionPath::Plain]
-                    .map(|path| TestDevice::Ggml(info.clone(), path))
-                    .to_vec()
+                let infos = device.find().unwrap();
+                let paths = match infos.len() {
+                    1 => &[AttentionPath::Flash, AttentionPath::Plain][..],
+                    _ => &[AttentionPath::Flash],
+                };
+                let on = |path| TestDevice::Ggml(infos.clone(), path);
+                paths.iter().copied().map(on).collect()
             }
             #[cfg(not(feature = "ggml"))]
             device => panic!("{device} is not in this build"),
@@ -87,9 +92,11 @@ impl TestDevice {
                 Box::new(CpuRunner::load(model, &options).unwrap())
             }
             #[cfg(feature = "ggml")]
-            Self::Ggml(device, attention) => {
+            Self::Ggml(devices, attention) => {
+                // A model of one layer is on one device.
+                let layers = model.spec.num_hidden_layers;
                 let options = GgmlOptions {
-                    device: device.clone(),
+                    devices: devices[..devices.len().min(layers)].to_vec(),
                     compute_type,
                     // ggml's threads wait for each other without sleeping.
                     threads: 1,
@@ -110,7 +117,7 @@ impl TestDevice {
         match self {
             Self::Cpu(_) => 1.0,
             #[cfg(feature = "ggml")]
-            Self::Ggml(device, _) if device.kind == DeviceKind::Cpu => 1.0,
+            Self::Ggml(devices, _) if devices.iter().all(|d| d.kind == DeviceKind::Cpu) => 1.0,
             #[cfg(feature = "ggml")]
             Self::Ggml(..) => 100.0,
         }
@@ -122,7 +129,10 @@ impl fmt::Display for TestDevice {
         match self {
             Self::Cpu(isa) => write!(f, "cpu ({isa})"),
             #[cfg(feature = "ggml")]
-            Self::Ggml(device, attention) => write!(f, "ggml {} ({attention:?})", device.name),
+            Self::Ggml(devices, attention) => {
+                let names: Vec<&str> = devices.iter().map(|d| d.name.as_str()).collect();
+                write!(f, "ggml {} ({attention:?})", names.join(","))
+            }
         }
     }
 }

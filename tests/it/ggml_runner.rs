@@ -25,13 +25,13 @@ fn tiny(name: &str) -> Option<Arc<Model>> {
 /// The device of ggml's that is tested; none where `MICOTA_TEST_DEVICE` names our own executor.
 fn device() -> Option<DeviceInfo> {
     let devices = engine_devices();
-    let of_ggml = devices.iter().find(|device| **device != Device::Cpu);
-    of_ggml.map(|device| device.find().unwrap().unwrap())
+    let mut of_ggml = devices.iter().filter(|device| **device != Device::Cpu);
+    of_ggml.find_map(|device| device.find().unwrap().into_iter().next())
 }
 
 fn options(device: &DeviceInfo) -> GgmlOptions {
     GgmlOptions {
-        device: device.clone(),
+        devices: vec![device.clone()],
         compute_type: ComputeType::F32,
         threads: 1,
         block_size: 16,

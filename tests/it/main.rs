@@ -13,6 +13,7 @@
 //! - `eval_servers`: `micota eval` against servers on this machine.
 //! - `forecast`: what `micota plan` computes.
 //! - `generate`: `micota generate` as a user runs it.
+//! - `ggml_layouts`: the ggml executor, however layers lie on devices and blocks in the pool.
 //! - `ggml_runner`: the ggml executor's own promises.
 //! - `gguf_listings`: reads the listings of reference conversions.
 //! - `gguf_metadata`: GGUF metadata that no decoder can have.
@@ -67,6 +68,8 @@ mod eval_runs;
 mod eval_servers;
 mod forecast;
 mod generate;
+#[cfg(feature = "ggml")]
+mod ggml_layouts;
 #[cfg(feature = "ggml")]
 mod ggml_runner;
 mod gguf_listings;

@@ -72,6 +72,8 @@ pub(super) struct ModelArgs {
     pub(super) max_gen_toks: Option<usize>,
     /// Where the model runs.
     pub(super) device: Option<Device>,
+    /// Devices that the model is to be spread over; 0 and 1 ask for nothing.
+    pub(super) num_devices: usize,
     /// What weights are multiplied in.
     pub(super) compute_type: Option<ComputeType>,
     /// Seed of sampling.
@@ -230,13 +232,14 @@ impl ModelArgs {
 
     /// What has no effect on answers and is not done either.
     fn note(&mut self, parsed: &Map<String, Value>, text: &dyn Fn(&str) -> Option<String>) {
-        for key in ["tensor_parallel_size", "data_parallel_size"] {
-            let size = parsed.get(key).and_then(Value::as_u64).unwrap_or(1);
-            if size > 1 {
-                self.notes.push(format!(
-                    "{key}={size}: one process on one device instead; the answers are the same"
-                ));
-            }
+        let size = |key: &str| parsed.get(key).and_then(Value::as_u64).unwrap_or(1);
+        self.num_devices = usize::try_from(size("tensor_parallel_size")).unwrap_or(usize::MAX);
+        let copies = size("data_parallel_size");
+        if copies > 1 {
+            self.notes.push(format!(
+                "data_parallel_size={copies}: one process with the model once; the answers are \
+                 the same"
+            ));
         }
         let without_effect = [
             (
@@ -341,11 +344,9 @@ mod tests {
         assert_eq!(args.pretrained, "saves/model");
         assert_eq!(args.max_model_len, Some(16000));
         assert_eq!(args.parsed["enforce_eager"], true);
+        assert_eq!(args.num_devices, 4);
         let notes = args.notes.join("\n");
-        assert!(
-            notes.contains("tensor_parallel_size=4") && notes.contains("gpu_memory"),
-            "{notes}"
-        );
+        assert!(notes.contains("gpu_memory"), "{notes}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::cli::exit::usage;
 use crate::cli::model_source::ModelSource;
 use crate::cli::notice::notice;
 use crate::cli::prompting::PromptArgs;
-use crate::engine::{LoadedModel, ModelInfo, Request, RequestError, Tokenizer};
+use crate::engine::{Device, LoadedModel, ModelInfo, Request, RequestError, Tokenizer};
 use crate::eval::Generator;
 use crate::eval::endpoint::{EndpointGenerator, Wire};
 use crate::eval::plan::PlannedTask;
@@ -73,6 +73,11 @@ impl Subject {
             options.compute_type = model.compute_type.unwrap_or(options.compute_type);
             if let (None, Some(device)) = (engine.device(), &model.device) {
                 options.device = device.clone();
+            }
+            if model.num_devices > 1 {
+                let (device, note) = spread(&options.device, model.num_devices);
+                options.device = device;
+                notice(&note);
             }
         })?;
         let loaded = Box::new(loaded);
@@ -257,6 +262,25 @@ impl Subject {
     }
 }
 
+/// Where `tensor_parallel_size` lets a model run, and what to say about it: on as many graphics
+/// processors, where there are, else as if it had not been said.
+fn spread(device: &Device, num_devices: usize) -> (Device, String) {
+    let asked = format!("tensor_parallel_size={num_devices}");
+    match device.and_its_neighbours(num_devices) {
+        Some(devices) => {
+            let note = format!(
+                "{asked}: {devices} hold a stretch of the layers each and work one after the \
+                 other: room for a larger model, no more speed"
+            );
+            (devices, note)
+        }
+        None => {
+            let note = format!("{asked}: device {device} as without it; the answers are the same");
+            (device.clone(), note)
+        }
+    }
+}
+
 fn engine_facts(info: &ModelInfo) -> Map<String, Value> {
     object(json!({
         "threads": info.threads,
@@ -275,5 +299,20 @@ fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(object) => object,
         _ => unreachable!("written as an object"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_devices_that_are_not_there_changes_nothing_and_is_said() {
+        let (device, note) = spread(&Device::Cpu, 4);
+        assert_eq!(device, Device::Cpu);
+        assert!(
+            note.starts_with("tensor_parallel_size=4: device cpu"),
+            "{note}"
+        );
     }
 }

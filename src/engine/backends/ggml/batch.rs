@@ -37,6 +37,17 @@ pub(super) struct GroupShape {
     pub(super) positions: usize,
     /// Sequences.
     pub(super) sequences: usize,
+    /// Whether keys are read where they lie in the pool, rather than gathered first.
+    pub(super) in_place: bool,
+}
+
+/// Where the keys of a group that lie in one piece each begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spread {
+    /// The first sequence's first slot.
+    pub(super) first: usize,
+    /// Slots from one sequence's beginning to the next one's.
+    pub(super) spacing: usize,
 }
 
 impl GroupShape {
@@ -80,6 +91,8 @@ pub(super) struct Batch<'a> {
     bounds: Bounds,
     /// Per group: its sequences, and its first row.
     members: Vec<(Vec<&'a StepSequence>, usize)>,
+    /// Per group, where it lies if all keys are to be read in place.
+    pub(super) spreads: Vec<Option<Spread>>,
     /// The source row of each row, `None` for padding.
     pub(super) sources: Vec<Option<usize>>,
     /// The position of each row.
@@ -110,6 +123,7 @@ impl<'a> Batch<'a> {
             },
             bounds,
             members: Vec::new(),
+            spreads: Vec::new(),
             sources: Vec::new(),
             positions: Vec::new(),
             slots: Vec::new(),
@@ -167,12 +181,49 @@ impl<'a> Batch<'a> {
             self.positions.push(position as i32);
             self.slots.push(slot as i64);
         }
+        let spread = self.spread(&members, positions, sequences);
         self.shape.groups.push(GroupShape {
             rows,
             positions,
             sequences,
+            in_place: spread.is_some(),
         });
+        self.spreads.push(spread);
         self.members.push((members, first_row));
+    }
+
+    /// Where a group lies, if every sequence's blocks follow one another, the beginnings are
+    /// evenly spaced, and all that is read is the pool's. What lies behind a sequence's own blocks
+    /// is masked, like the rest of a last block.
+    fn spread(
+        &self,
+        members: &[&StepSequence],
+        positions: usize,
+        sequences: usize,
+    ) -> Option<Spread> {
+        let Bounds {
+            block_size,
+            num_blocks,
+            ..
+        } = self.bounds;
+        let in_one_piece = |sequence: &&StepSequence| {
+            let used = sequence.num_computed_tokens + sequence.num_rows;
+            let table = &sequence.block_table[..used.div_ceil(block_size)];
+            table.windows(2).all(|pair| pair[0] + 1 == pair[1])
+        };
+        let begins: Vec<usize> = members.iter().map(|s| s.block_table[0] as usize).collect();
+        let first = begins[0];
+        let spacing = match begins.get(1) {
+            Some(second) => second.checked_sub(first)?,
+            None => 0,
+        };
+        let is_even = begins.windows(2).all(|pair| pair[0] + spacing == pair[1]);
+        let last = first + spacing * (sequences - 1);
+        let fits = last * block_size + positions <= (num_blocks + 1) * block_size;
+        (fits && is_even && members.iter().all(in_one_piece)).then_some(Spread {
+            first: first * block_size,
+            spacing: spacing * block_size,
+        })
     }
 
     /// The blocks that a group's keys are gathered from, sequence after sequence.
@@ -275,6 +326,7 @@ mod tests {
             rows,
             positions,
             sequences,
+            in_place: true,
         };
         let expected = [group(1, 256, 2), group(1, 512, 1), group(40, 256, 1)];
         assert_eq!(batch.shape.groups, expected);
@@ -282,6 +334,29 @@ mod tests {
         assert_eq!(batch.positions[..4], [10, 20, 300, 0]);
         // In the order of the step: decoding 0, decoding 300, the prompt's last row, decoding 20.
         assert_eq!(batch.outputs, [0, 2, 42, 1]);
+    }
+
+    #[test]
+    fn keys_are_read_in_place_where_blocks_follow_one_another() {
+        let spread = |tables: &[&[u32]]| {
+            let sequences = vec![(16, 1, 1); tables.len()];
+            let mut input = input(&sequences);
+            for (sequence, table) in input.sequences.iter_mut().zip(tables) {
+                sequence.block_table = table.to_vec();
+            }
+            Batch::new(&input, BOUNDS).unwrap().spreads[0]
+        };
+        let found = |first, spacing| Some(Spread { first, spacing });
+        assert_eq!(spread(&[&[5, 6]]), found(80, 0));
+        assert_eq!(spread(&[&[6, 5]]), None);
+        // A table may be longer than what is used of it.
+        assert_eq!(spread(&[&[5, 6, 2]]), found(80, 0));
+        assert_eq!(spread(&[&[0, 1], &[3, 4], &[6, 7]]), found(0, 48));
+        assert_eq!(spread(&[&[0, 1], &[3, 4], &[7, 8]]), None);
+        assert_eq!(spread(&[&[3, 4], &[0, 1]]), None);
+        // 256 positions are read, and 35 blocks of 16 and the sink after them end at the pool's.
+        assert_eq!(spread(&[&[35, 36]]), found(560, 0));
+        assert_eq!(spread(&[&[36, 37]]), None);
     }
 
     #[test]
@@ -331,6 +406,20 @@ mod tests {
                 let blocks = batch.blocks(group);
                 prop_assert_eq!(blocks.len(), shape.sequences * shape.blocks(BOUNDS.block_size));
                 prop_assert!(blocks.iter().all(|b| (0..=50).contains(b)));
+                let end = (BOUNDS.num_blocks + 1) * BOUNDS.block_size;
+                if let Some(spread) = batch.spreads[group] {
+                    let last = spread.first + spread.spacing * (shape.sequences - 1);
+                    prop_assert!(last + shape.positions <= end);
+                    for (index, sequence) in batch.members[group].0.iter().enumerate() {
+                        for position in 0..sequence.num_computed_tokens + sequence.num_rows {
+                            let block = sequence.block_table[position / 16] as usize;
+                            prop_assert_eq!(
+                                spread.first + index * spread.spacing + position,
+                                block * 16 + position % 16
+                            );
+                        }
+                    }
+                }
                 let mut mask = Vec::new();
                 batch.mask(group, Some(3), &mut mask);
                 for row in mask.chunks(shape.positions) {

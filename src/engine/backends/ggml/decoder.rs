@@ -1,9 +1,12 @@
-//! The graph of one step: the decoder that a [`DecoderSpec`] describes, for rows laid out by
-//! [`super::batch`].
+//! The graph of one step: the decoder that a [`DecoderSpec`] describes, or a stretch of its layers,
+//! for rows laid out by [`super::batch`].
 //!
 //! Per layer, keys and values of all rows are written into the pool, then each group gathers its
-//! sequences' blocks and attends over them. Gathering treats blocks as rows of four-byte words, so
-//! that it copies bits whatever type the cache has.
+//! sequences' blocks and attends over them, or attends over them where they lie if they lie in one
+//! piece. Gathering treats blocks as rows of four-byte words, so that it copies bits whatever type
+//! the cache has.
+
+use std::ops::Range;
 
 use crate::model::{Activation, DecoderSpec};
 
@@ -11,10 +14,11 @@ use super::batch::{GroupShape, Shape};
 use super::device::Backend;
 use super::memory::{self, Purpose};
 use super::stage::{Graph, Stage};
-use super::tensor::{Context, Element, Tensor};
-use super::weights::{LayerTensors, RopeTensor, Weights};
+use super::tensor::{Context, Element, Tensor, Window};
+use super::weights::{HeadTensors, LayerTensors, RopeTensor, Weights};
 
-/// Keys and values of every layer. *Shapes* each `[kv_size, slots]`; the last block is the sink.
+/// Keys and values of a device's layers. *Shapes* each `[kv_size, slots]`; the last block is the
+/// sink.
 pub(super) struct Pool {
     pub(super) layers: Vec<[Tensor; 2]>,
     element: Element,
@@ -22,30 +26,37 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Takes the memory and clears it: what padding reads must be numbers.
+    /// Takes the memory for `layers` layers and clears it: what padding reads must be numbers.
     ///
     /// # Errors
     /// The device has not that much.
     pub(super) fn allocate(
         backend: &Backend,
         spec: &DecoderSpec,
+        layers: usize,
         element: Element,
         block_size: usize,
         num_blocks: usize,
     ) -> Result<Self, String> {
-        let context = Context::new(2 * spec.num_hidden_layers);
+        let context = Context::new(2 * layers);
         let slots = (num_blocks + 1)
             .checked_mul(block_size)
             .ok_or("the KV cache is larger than any memory")?;
         let tensor = || context.tensor(element, [spec.kv_size(), slots, 1, 1]);
-        let layers = (0..spec.num_hidden_layers).map(|_| [tensor(), tensor()]);
-        let layers = layers.collect();
+        let layers = (0..layers).map(|_| [tensor(), tensor()]).collect();
         memory::allocate(backend, &context, Purpose::Cache)?;
         Ok(Self {
             layers,
             element,
             block_size,
         })
+    }
+
+    /// Bytes of all of it, the sink excepted.
+    pub(super) fn num_bytes(&self) -> u64 {
+        let sink = self.block_bytes();
+        let tensors = self.layers.iter().flatten();
+        tensors.map(|t| (t.num_bytes() - sink) as u64).sum()
     }
 
     /// Bytes of one block of keys, or of values, in one layer.
@@ -83,6 +94,8 @@ pub enum AttentionPath {
 /// What a graph is built from.
 pub(super) struct Parts<'a> {
     pub(super) spec: &'a DecoderSpec,
+    /// The layers whose weights and pool these are.
+    pub(super) layers: Range<usize>,
     pub(super) weights: &'a Weights,
     pub(super) pool: &'a Pool,
     pub(super) attention: AttentionPath,
@@ -97,18 +110,21 @@ pub(super) struct StepGraph {
     pub(super) hidden: Tensor,
     pub(super) positions: Tensor,
     pub(super) slots: Tensor,
-    /// The rows that need logits.
+    /// The rows that need logits, where the last layer is here.
     pub(super) outputs: Option<Tensor>,
     pub(super) groups: Vec<GroupInputs>,
-    /// `[vocab_size, outputs]`.
-    pub(super) logits: Option<Tensor>,
+    /// `[vocab_size, outputs]` where the last layer is here, else `[hidden_size, rows]` for the
+    /// next device; none where nobody wants logits.
+    pub(super) result: Option<Tensor>,
 }
 
 /// One group's own inputs.
 pub(super) struct GroupInputs {
-    /// Blocks to gather, sequence after sequence.
-    pub(super) blocks: Tensor,
-    /// Per window of the model: which keys a row sees.
+    /// Blocks to gather, sequence after sequence; none where keys are read in place.
+    pub(super) blocks: Option<Tensor>,
+    /// Every layer's keys and values that are read in place.
+    pub(super) windows: Vec<Window>,
+    /// Per attention window of the model: which keys a row sees.
     pub(super) masks: Vec<(Option<usize>, Tensor)>,
 }
 
@@ -122,16 +138,17 @@ impl StepGraph {
         let spec = parts.spec;
         let windows = distinct_windows(spec);
         let groups = shape.groups.len();
-        let max_tensors =
-            64 + groups * (1 + windows.len()) + spec.num_hidden_layers * layer_tensors(groups);
+        let layers = parts.layers.clone();
+        let has_head = parts.weights.head.is_some();
+        let max_tensors = 64 + groups * (1 + windows.len()) + layers.len() * layer_tensors(groups);
         let context = Context::new(max_tensors);
         let num_rows = shape.num_rows();
         let hidden = context.input(Element::F32, [spec.hidden_size, num_rows, 1, 1]);
         let positions = context.input(Element::I32, [num_rows, 1, 1, 1]);
         let slots = context.input(Element::I64, [num_rows, 1, 1, 1]);
-        let outputs =
-            (shape.outputs > 0).then(|| context.input(Element::I32, [shape.outputs, 1, 1, 1]));
-        let inputs: Vec<GroupInputs> = shape
+        let outputs = (has_head && shape.outputs > 0)
+            .then(|| context.input(Element::I32, [shape.outputs, 1, 1, 1]));
+        let mut inputs: Vec<GroupInputs> = shape
             .groups
             .iter()
             .map(|group| GroupInputs::new(&context, group, parts.pool.block_size, &windows))
@@ -142,18 +159,24 @@ impl StepGraph {
             shape,
             positions: &positions,
             slots: &slots,
-            groups: &inputs,
+            groups: &mut inputs,
             written: Vec::new(),
         };
         let mut rows = hidden.clone();
-        for layer in 0..spec.num_hidden_layers {
+        for layer in layers {
             let is_last = layer + 1 == spec.num_hidden_layers;
             rows = builder.layer(layer, &rows, outputs.as_ref().filter(|_| is_last));
         }
-        let logits = outputs.as_ref().map(|_| builder.head(&rows));
+        let result = match &parts.weights.head {
+            Some(head) => outputs.as_ref().map(|_| builder.head(head, &rows)),
+            None => Some(rows),
+        };
         // The cache is written whether or not anybody reads what follows from it.
         let mut results = builder.written;
-        results.extend(logits.clone());
+        if let Some(result) = &result {
+            context.mark_output(result);
+            results.push(result.clone());
+        }
         let graph = Graph::new(context, max_tensors, &results);
         Self {
             graph,
@@ -162,23 +185,23 @@ impl StepGraph {
             slots,
             outputs,
             groups: inputs,
-            logits,
+            result,
         }
     }
 
     /// Only what gathers every layer's keys and values: what the step pays for blocks that lie
-    /// apart. It has no other inputs than the groups'.
+    /// apart. It has no other inputs than the groups', none of which may be read in place.
     pub(super) fn gathers(parts: &Parts<'_>, shape: &Shape) -> (Graph, Vec<GroupInputs>) {
-        let layers = parts.spec.num_hidden_layers;
-        let max_tensors = shape.groups.len() * (1 + layers * layer_tensors(1));
+        let max_tensors = shape.groups.len() * (1 + parts.layers.len() * layer_tensors(1));
         let context = Context::new(max_tensors);
         let mut results = Vec::new();
         let mut inputs = Vec::new();
         for group in &shape.groups {
             let group_inputs = GroupInputs::new(&context, group, parts.pool.block_size, &[]);
+            let blocks = group_inputs.blocks();
             for pool in parts.pool.layers.iter().flatten() {
                 let words = parts.pool.words(&context, pool);
-                results.push(context.get_rows(&words, &group_inputs.blocks));
+                results.push(context.get_rows(&words, blocks));
             }
             inputs.push(group_inputs);
         }
@@ -218,12 +241,18 @@ impl GroupInputs {
         let blocks = group.blocks(block_size) * group.sequences;
         let mask = [group.positions, group.rows, 1, group.sequences];
         Self {
-            blocks: context.input(Element::I32, [blocks, 1, 1, 1]),
+            blocks: (!group.in_place).then(|| context.input(Element::I32, [blocks, 1, 1, 1])),
+            windows: Vec::new(),
             masks: windows
                 .iter()
                 .map(|window| (*window, context.input(Element::F16, mask)))
                 .collect(),
         }
+    }
+
+    pub(super) fn blocks(&self) -> &Tensor {
+        let blocks = self.blocks.as_ref();
+        blocks.expect("a group that is not read in place has blocks to gather")
     }
 
     fn mask(&self, window: Option<usize>) -> &Tensor {
@@ -240,7 +269,7 @@ struct Builder<'a> {
     shape: &'a Shape,
     positions: &'a Tensor,
     slots: &'a Tensor,
-    groups: &'a [GroupInputs],
+    groups: &'a mut [GroupInputs],
     /// The pool's tensors after this step's rows were written.
     written: Vec<Tensor>,
 }
@@ -249,7 +278,7 @@ impl Builder<'_> {
     /// One layer; where `outputs` are given, only they go on after attention.
     fn layer(&mut self, layer: usize, rows: &Tensor, outputs: Option<&Tensor>) -> Tensor {
         let (context, spec) = (self.context, self.parts.spec);
-        let weights = &self.parts.weights.layers[layer];
+        let weights = &self.parts.weights.layers[layer - self.parts.layers.start];
         let mut attended = self.attention(layer, weights, rows);
         let mut rows = rows.clone();
         if let Some(outputs) = outputs {
@@ -311,19 +340,19 @@ impl Builder<'_> {
         let dims = spec.rope_of(layer).rotary_dim;
         q = self.rotated(&q, norms.map(|[q, _]| q), rope, dims);
         k = self.rotated(&k, norms.map(|[_, k]| k), rope, dims);
-        let [keys, values] = &self.parts.pool.layers[layer];
+        let [keys, values] = &self.parts.pool.layers[layer - self.parts.layers.start];
         let keys = context.set_rows(keys, &k, self.slots);
         let values = context.set_rows(values, &v, self.slots);
         self.written.extend([keys.clone(), values.clone()]);
         let window = spec.sliding_window[layer];
         let mut first = 0;
         let mut parts = Vec::new();
-        for (group, inputs) in self.shape.groups.iter().zip(self.groups) {
+        for (index, group) in self.shape.groups.iter().enumerate() {
             let queries = context.rows(&q, first, group.num_rows());
             first += group.num_rows();
-            let keys = self.gather(&keys, group, &inputs.blocks);
-            let values = self.gather(&values, group, &inputs.blocks);
-            parts.push(self.attend(group, &queries, &keys, &values, inputs.mask(window)));
+            let [keys, values] = [&keys, &values].map(|pool| self.read(pool, index));
+            let mask = self.groups[index].mask(window);
+            parts.push(self.attend(group, &queries, &keys, &values, mask));
         }
         self.concatenate(parts)
     }
@@ -341,7 +370,22 @@ impl Builder<'_> {
         context.reshape(&rotated, [size, rows, 1, 1])
     }
 
-    /// A group's keys or values out of the pool: `[head_dim, positions, kv_heads, sequences]`.
+    /// A group's keys or values: `[head_dim, positions, kv_heads, sequences]`.
+    fn read(&mut self, pool: &Tensor, group: usize) -> Tensor {
+        let shape = &self.shape.groups[group];
+        if !shape.in_place {
+            return self.gather(pool, shape, self.groups[group].blocks());
+        }
+        let head_dim = self.parts.spec.head_dim;
+        let window = self
+            .context
+            .window(pool, head_dim, shape.positions, shape.sequences);
+        let read = window.tensor().clone();
+        self.groups[group].windows.push(window);
+        read
+    }
+
+    /// A group's keys or values copied out of the pool.
     fn gather(&self, pool: &Tensor, group: &GroupShape, blocks: &Tensor) -> Tensor {
         let context = self.context;
         let kv_size = pool.shape()[0];
@@ -404,15 +448,14 @@ impl Builder<'_> {
         parts.pop().expect("a step has rows")
     }
 
-    fn head(&self, rows: &Tensor) -> Tensor {
-        let (context, weights) = (self.context, self.parts.weights);
-        let normed = self.norm(rows, &weights.final_norm);
-        let mut logits = context.mul_mat(&weights.head, &normed);
+    fn head(&self, head: &HeadTensors, rows: &Tensor) -> Tensor {
+        let context = self.context;
+        let normed = self.norm(rows, &head.norm);
+        let mut logits = context.mul_mat(&head.matrix, &normed);
         if let Some(cap) = self.parts.spec.logit_soft_cap {
             let small = context.affine(&logits, 1.0 / cap, 0.0);
             logits = context.affine(&context.tanh(&small), cap, 0.0);
         }
-        context.mark_output(&logits);
         logits
     }
 }

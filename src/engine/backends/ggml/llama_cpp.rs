@@ -23,8 +23,9 @@ pub const MAX_SEQUENCES: usize = 256;
 /// How a file is run.
 #[derive(Clone, Debug)]
 pub struct LlamaCppOptions {
-    /// Where.
-    pub device: DeviceInfo,
+    /// Where: graphics processors, each with a stretch of the layers; processors beside them, or
+    /// alone, only stand for the processor.
+    pub devices: Vec<DeviceInfo>,
     /// Threads, where the device is a processor.
     pub threads: usize,
     /// The longest sequence.
@@ -80,7 +81,7 @@ impl LlamaCppRunner {
                 options.max_num_seqs
             )));
         }
-        let weights = load_weights(path, &options.device)?;
+        let weights = load_weights(path, &options.devices)?;
         let context = Running(new_context(&weights, options)?);
         // SAFETY: model and context are alive.
         let (vocab_size, stream_len) = unsafe {
@@ -160,24 +161,25 @@ impl LlamaCppRunner {
     }
 }
 
-fn load_weights(path: &Path, device: &DeviceInfo) -> Result<Weights, RunnerError> {
+fn load_weights(path: &Path, devices: &[DeviceInfo]) -> Result<Weights, RunnerError> {
     quiet();
     let file = CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| failure(format!("{} has a zero in its name", path.display())))?;
-    let is_gpu = device.kind != DeviceKind::Cpu;
-    // Ends with a null; without a device before it, everything stays on the processor.
-    let mut devices = [std::ptr::null_mut(); 2];
-    if is_gpu {
-        devices[0] =
-            raw_device(device).ok_or_else(|| failure(format!("device {} is gone", device.name)))?;
-    }
+    let gpus = devices.iter().filter(|info| info.kind != DeviceKind::Cpu);
+    let find = |info: &DeviceInfo| {
+        raw_device(info).ok_or_else(|| failure(format!("device {} is gone", info.name)))
+    };
+    let mut devices = gpus.map(find).collect::<Result<Vec<_>, _>>()?;
+    let has_gpu = !devices.is_empty();
+    // The list's end; without a device before it, everything stays on the processor.
+    devices.push(std::ptr::null_mut());
     // SAFETY: starting twice is harmless; the defaults are plain values; the list of devices and
     // the path live until the call returns.
     let raw = unsafe {
         sys::llama_backend_init();
         let mut params = sys::llama_model_default_params();
         params.devices = devices.as_mut_ptr();
-        params.n_gpu_layers = if is_gpu { i32::MAX } else { 0 };
+        params.n_gpu_layers = if has_gpu { i32::MAX } else { 0 };
         sys::llama_model_load_from_file(file.as_ptr().cast::<c_char>(), params)
     };
     let raw = NonNull::new(raw).ok_or_else(|| {

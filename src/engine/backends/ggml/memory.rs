@@ -122,3 +122,18 @@ pub(super) fn read<T: Plain>(tensor: &Tensor, offset: usize, values: &mut [T]) {
         sys::ggml_backend_tensor_get(tensor.raw(), values.as_mut_ptr().cast(), offset, bytes);
     }
 }
+
+/// Copies a tensor to one of another device, by way of the host where the two have no other.
+///
+/// # Panics
+/// One of them has no memory, or they differ in type or shape.
+pub(super) fn copy(source: &Tensor, target: &Tensor) {
+    let facts = |tensor: &Tensor| (tensor.element(), tensor.shape(), tensor.is_contiguous());
+    assert_eq!(facts(source), facts(target), "tensors of one layout");
+    assert!(
+        source.has_memory() && target.has_memory(),
+        "tensors with memory"
+    );
+    // SAFETY: both tensors are alive, have memory and the same layout.
+    unsafe { sys::ggml_backend_tensor_copy(source.raw(), target.raw()) };
+}

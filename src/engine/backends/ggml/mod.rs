@@ -2,15 +2,19 @@
 //!
 //! `device`, `tensor`, `memory` and `stage` are the safe layer over ggml's functions, and the only
 //! code here that knows a pointer. `batch` lays a step out, `decoder` builds its graph, `weights`
-//! fills the device. `llama_cpp` is a second executor, for architectures that are no family here:
-//! it runs llama.cpp's own graph of the file. Bits of a row may depend on the batch: vendors' kernels choose by size.
-//! The room's other executor, [`super::cpu`], has no such limits and is faster on a processor.
+//! fills a device, `section` puts these together for a stretch of layers, and the runner here
+//! sends a step through the sections, one after the other. `llama_cpp` is a second executor, for
+//! architectures that are no family here: it runs llama.cpp's own graph of the file. Bits of a row
+//! may depend on the batch: vendors' kernels choose by size. The room's other executor,
+//! [`super::cpu`], has no such limits and is faster on a processor.
 
 mod batch;
 mod decoder;
 mod device;
 mod llama_cpp;
 mod memory;
+mod section;
+mod split;
 mod stage;
 mod tensor;
 mod weights;
@@ -22,29 +26,26 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::engine::backends::cpu::ComputeType;
-use crate::engine::device::DeviceKind;
-use crate::engine::device_demand::kv_type;
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 use crate::model::{Model, WeightId};
 
-use batch::{Batch, Bounds, GroupShape, Shape, bucket, bucket_positions};
+use batch::{Batch, Bounds};
 pub use decoder::AttentionPath;
-use decoder::{Parts, Pool, StepGraph};
-use device::Backend;
 pub use device::{DeviceInfo, devices};
 pub use llama_cpp::{LlamaCppOptions, LlamaCppRunner, MAX_SEQUENCES};
-use stage::Stage;
-use tensor::Element;
-use weights::{Weights, weight};
+use section::Section;
+pub use split::split_layers;
+use weights::weight;
 
-/// Graphs that are kept for steps of the same shape. A description is a few hundred kilobytes.
-const MAX_GRAPHS: usize = 64;
+/// Rows that a thread embeds at least: to wake one beside ggml's own, which do not sleep between
+/// steps, takes as long as hundreds of rows.
+const MIN_ROWS_PER_THREAD: usize = 256;
 
 /// How a model is run.
 #[derive(Clone, Debug)]
 pub struct GgmlOptions {
-    /// Where.
-    pub device: DeviceInfo,
+    /// Where: at least one device. Of several, each has a stretch of the layers.
+    pub devices: Vec<DeviceInfo>,
     /// What to compute in: `Bf16` takes weights as they are stored.
     pub compute_type: ComputeType,
     /// Threads, where the device is a processor.
@@ -65,20 +66,12 @@ pub struct GgmlOptions {
 
 /// The ggml executor.
 pub struct GgmlRunner {
-    // Graphs go before the memory and the device that they refer to.
-    graphs: BTreeMap<Shape, Cached>,
-    pool: Pool,
-    weights: Weights,
-    stage: Stage,
+    /// In the order of the layers.
+    sections: Vec<Section>,
     model: Arc<Model>,
     bounds: Bounds,
-    attention: AttentionPath,
-    exact_gelu: bool,
-    kv_bytes: u64,
-    num_steps: u64,
     times: StepTimes,
     hidden: Vec<f32>,
-    mask: Vec<u16>,
 }
 
 /// Where the time of steps went, altogether.
@@ -92,19 +85,18 @@ pub struct StepTimes {
     pub transfer: Duration,
     /// Running graphs.
     pub compute: Duration,
-}
-
-struct Cached {
-    step: StepGraph,
-    last_used: u64,
+    /// Groups of sequences of similar extent that were attended over.
+    pub num_groups: u64,
+    /// Those of them whose keys and values were read where they lie, without being gathered.
+    pub num_groups_in_place: u64,
 }
 
 impl GgmlRunner {
-    /// Opens the device, copies the weights, takes the pool's memory and that of the largest
+    /// Opens the devices, copies the weights, takes the pool's memory and that of the largest
     /// steps.
     ///
     /// # Errors
-    /// An option is out of range, the device lacks memory, or it cannot compute the model.
+    /// An option is out of range, a device lacks memory, or it cannot compute the model.
     pub fn load(model: &Arc<Model>, options: &GgmlOptions) -> Result<Self, RunnerError> {
         if options.block_size == 0 || !options.block_size.is_multiple_of(16) {
             return Err(failure(format!(
@@ -115,123 +107,52 @@ impl GgmlRunner {
         if options.num_blocks == 0 || options.num_blocks >= i32::MAX as usize {
             return Err(failure(format!("a pool of {} blocks", options.num_blocks)));
         }
-        let backend = Backend::open(&options.device, options.threads.max(1)).map_err(failure)?;
         let spec = &model.spec;
-        let is_cpu = options.device.kind == DeviceKind::Cpu;
-        let kv = Element::Stored(kv_type(options.device.kind, options.compute_type));
-        let pool = Pool::allocate(&backend, spec, kv, options.block_size, options.num_blocks)
-            .map_err(failure)?;
-        let weights = Weights::upload(&backend, model, options.compute_type, options.max_model_len)
-            .map_err(failure)?;
-        // Kernels for attention in one go compute in half precision on GPUs, and not every one
-        // has a soft cap.
-        let is_f32 = options.compute_type == ComputeType::F32;
-        let exact = is_cpu || !(is_f32 || spec.attention_soft_cap.is_some());
-        let attention = options.attention.unwrap_or(match exact {
-            true => AttentionPath::Flash,
-            false => AttentionPath::Plain,
-        });
-        let block_bytes = 2 * pool.block_bytes() as u64 * spec.num_hidden_layers as u64;
-        let mut runner = Self {
-            graphs: BTreeMap::new(),
-            pool,
-            weights,
-            stage: Stage::new(backend),
+        let layers = split_layers(&options.devices, model).map_err(failure)?;
+        let sections = options.devices.iter().zip(layers);
+        let sections = sections
+            .map(|(device, layers)| Section::load(model, options, device, layers))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            sections,
             model: Arc::clone(model),
             bounds: Bounds {
                 vocab_size: spec.vocab_size,
                 block_size: options.block_size,
                 num_blocks: options.num_blocks,
             },
-            attention,
-            exact_gelu: !is_cpu,
-            kv_bytes: block_bytes * options.num_blocks as u64,
-            num_steps: 0,
             times: StepTimes::default(),
             hidden: Vec::new(),
-            mask: Vec::new(),
-        };
-        runner.reserve(options, options.attention.is_some())?;
-        Ok(runner)
+        })
     }
 
-    /// Takes the memory of the largest steps: a full chunk of the longest prompt, and as many
-    /// sequences as there may be, which share the pool. Falls back to plain attention where the
-    /// device has no kernel for this model, unless a path was asked for.
-    fn reserve(&mut self, options: &GgmlOptions, is_fixed: bool) -> Result<(), RunnerError> {
-        let pool_len = options.num_blocks * options.block_size;
-        let longest = options.max_model_len.min(pool_len).max(1);
-        let sequences = bucket(options.max_num_seqs.max(1));
-        let shape = |rows: usize, positions: usize, sequences: usize, outputs: usize| Shape {
-            groups: vec![GroupShape {
-                rows: bucket(rows),
-                positions: bucket_positions(positions),
-                sequences,
-            }],
-            outputs,
-        };
-        let rows = options.max_num_batched_tokens.clamp(1, longest);
-        let shared = pool_len.div_ceil(sequences).clamp(1, longest);
-        let largest = [
-            shape(rows, longest, 1, 1),
-            shape(1, shared, sequences, sequences),
-        ];
-        for shape in largest {
-            let mut step = self.build(&shape);
-            if self.attention == AttentionPath::Flash
-                && !is_fixed
-                && step.check(&self.stage).is_err()
-            {
-                self.attention = AttentionPath::Plain;
-                step = self.build(&shape);
-            }
-            step.check(&self.stage).map_err(failure)?;
-            self.stage.reserve(&step.graph).map_err(|error| {
-                failure(format!(
-                    "{error}; lower the KV memory, max_num_batched_tokens or max_num_seqs"
-                ))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn build(&self, shape: &Shape) -> StepGraph {
-        StepGraph::build(&self.parts(), shape)
-    }
-
-    fn parts(&self) -> Parts<'_> {
-        Parts {
-            spec: &self.model.spec,
-            weights: &self.weights,
-            pool: &self.pool,
-            attention: self.attention,
-            exact_gelu: self.exact_gelu,
-        }
-    }
-
-    /// Bytes of the weights on the device.
+    /// Bytes of the weights on the devices.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.num_bytes
+        self.sections.iter().map(|s| s.weights().num_bytes).sum()
     }
 
     /// Bytes of the matrices by the type that they are held in.
-    pub fn held(&self) -> &BTreeMap<&'static str, u64> {
-        &self.weights.held
+    pub fn held(&self) -> BTreeMap<&'static str, u64> {
+        let mut held = BTreeMap::new();
+        for (name, bytes) in self.sections.iter().flat_map(|s| &s.weights().held) {
+            *held.entry(*name).or_default() += bytes;
+        }
+        held
     }
 
     /// Bytes of the KV pool.
     pub fn kv_bytes(&self) -> u64 {
-        self.kv_bytes
+        self.sections.iter().map(|s| s.pool().num_bytes()).sum()
     }
 
     /// Bytes of the memory that steps compute in.
     pub fn activation_bytes(&self) -> u64 {
-        self.stage.num_bytes() as u64
+        self.sections.iter().map(Section::activation_bytes).sum()
     }
 
-    /// How attention is computed.
+    /// How attention is computed, on the first device.
     pub fn attention(&self) -> AttentionPath {
-        self.attention
+        self.sections[0].attention()
     }
 
     /// Where the time of all steps so far went.
@@ -242,62 +163,17 @@ impl GgmlRunner {
     /// The median time of gathering the keys and values that a step attends over, in all layers.
     ///
     /// # Errors
-    /// The step cannot be run, or the device failed.
+    /// The step cannot be run, or a device failed.
     pub fn gather_time(&mut self, input: &StepInput) -> Result<Duration, RunnerError> {
-        const REPETITIONS: usize = 9;
         let batch = Batch::new(input, self.bounds).map_err(failure)?;
-        let (mut graph, inputs) = StepGraph::gathers(&self.parts(), &batch.shape);
-        self.stage.plan(&mut graph).map_err(failure)?;
-        for (index, group) in inputs.iter().enumerate() {
-            self.stage
-                .write(&graph, &group.blocks, &batch.blocks(index));
-        }
-        let mut times = [Duration::ZERO; REPETITIONS];
-        for time in &mut times {
-            let start = Instant::now();
-            self.stage.run(&graph).map_err(failure)?;
-            *time = start.elapsed();
-        }
-        times.sort();
-        Ok(times[REPETITIONS / 2])
+        let sections = self.sections.iter_mut();
+        let times = sections.map(|section| section.gather_time(&batch));
+        times.sum::<Result<_, _>>().map_err(failure)
     }
 
-    /// Graphs that are ready to run again.
+    /// Graphs that are ready to run again, on each device.
     pub fn num_graphs(&self) -> usize {
-        self.graphs.len()
-    }
-
-    /// Makes the graph of `shape` ready: it was used before, or is built and planned now.
-    fn prepare(&mut self, shape: &Shape) -> Result<(), String> {
-        self.num_steps += 1;
-        let now = self.num_steps;
-        if let Some(cached) = self.graphs.get_mut(shape)
-            && self.stage.is_ready(&cached.step.graph)
-        {
-            cached.last_used = now;
-            return Ok(());
-        }
-        let mut step = self.build(shape);
-        step.check(&self.stage)?;
-        self.stage.plan(&mut step.graph)?;
-        // Where planning moved the memory, the others point to where it was.
-        let stage = &self.stage;
-        self.graphs
-            .retain(|_, cached| stage.is_ready(&cached.step.graph));
-        if self.graphs.len() >= MAX_GRAPHS {
-            let oldest = self
-                .graphs
-                .iter()
-                .min_by_key(|(_, cached)| cached.last_used);
-            let oldest = oldest.map(|(shape, _)| shape.clone());
-            oldest.and_then(|shape| self.graphs.remove(&shape));
-        }
-        let cached = Cached {
-            step,
-            last_used: now,
-        };
-        self.graphs.insert(shape.clone(), cached);
-        Ok(())
+        self.sections[0].num_graphs()
     }
 
     /// The embedding of every row; rows of padding are zero.
@@ -308,7 +184,8 @@ impl GgmlRunner {
         self.hidden
             .resize(batch.sources.len() * spec.hidden_size, 0.0);
         let rows = self.hidden.par_chunks_exact_mut(spec.hidden_size);
-        rows.zip(&batch.sources).for_each(|(row, source)| {
+        let rows = rows.zip(&batch.sources).with_min_len(MIN_ROWS_PER_THREAD);
+        rows.for_each(|(row, source)| {
             let Some(source) = *source else { return };
             embedding.read_row(token_ids[source] as usize, row);
             if spec.embedding_scale != 1.0 {
@@ -350,41 +227,33 @@ impl ModelRunner for GgmlRunner {
             return Ok(());
         }
         self.embed(&batch, &input.token_ids);
-        self.prepare(&batch.shape).map_err(failure)?;
+        for section in &mut self.sections {
+            section.prepare(&batch.shape).map_err(failure)?;
+        }
         let prepared = Instant::now();
-        let Self {
-            graphs,
-            stage,
-            times,
-            hidden,
-            mask,
-            ..
-        } = self;
-        let step = &graphs[&batch.shape].step;
-        let graph = &step.graph;
-        stage.write(graph, &step.hidden, hidden);
-        stage.write(graph, &step.positions, &batch.positions);
-        stage.write(graph, &step.slots, &batch.slots);
-        for (index, group) in step.groups.iter().enumerate() {
-            stage.write(graph, &group.blocks, &batch.blocks(index));
-            for (window, tensor) in &group.masks {
-                batch.mask(index, *window, mask);
-                stage.write(graph, tensor, mask);
-            }
-        }
-        if let Some(outputs) = &step.outputs {
-            stage.write(graph, outputs, &batch.outputs);
-        }
+        let (first, others) = self.sections.split_first_mut().expect("a device");
+        first.write(&batch);
+        first.write_rows(&batch.shape, &self.hidden);
         let written = Instant::now();
-        stage.run(graph).map_err(failure)?;
-        let computed = Instant::now();
-        if let Some(result) = &step.logits {
-            stage.read(graph, result, logits);
+        // While the first device computes, the inputs of the others are written.
+        let write_others = || others.iter_mut().for_each(|section| section.write(&batch));
+        first.run(&batch.shape, write_others).map_err(failure)?;
+        let mut before = first;
+        for section in others {
+            section.take_rows(&batch.shape, before);
+            section.run(&batch.shape, || {}).map_err(failure)?;
+            before = section;
         }
+        let computed = Instant::now();
+        before.read(&batch.shape, logits);
+        let times = &mut self.times;
         times.num_steps += 1;
         times.prepare += prepared - start;
         times.transfer += written - prepared + computed.elapsed();
         times.compute += computed - written;
+        let groups = &batch.shape.groups;
+        times.num_groups += groups.len() as u64;
+        times.num_groups_in_place += groups.iter().filter(|g| g.in_place).count() as u64;
         Ok(())
     }
 
@@ -395,7 +264,9 @@ impl ModelRunner for GgmlRunner {
                 "block {block} is not in the pool of {num_blocks} blocks"
             )));
         }
-        self.pool.copy_block(source as usize, target as usize);
+        for section in &self.sections {
+            section.pool().copy_block(source as usize, target as usize);
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::device::Backend;
 use super::memory::{self, Plain};
-use super::tensor::{Context, Tensor};
+use super::tensor::{Context, Tensor, Window};
 
 /// A computation, in the order that its tensors were added.
 pub(super) struct Graph {
@@ -167,17 +167,35 @@ impl Stage {
         assert!(tensor.is_in(&graph.context), "a tensor of the graph");
     }
 
-    /// Runs a graph to its end.
+    /// Says where the stretches of a graph's window begin.
+    ///
+    /// # Panics
+    /// The graph is not ready, the window is not its, or a stretch ends beyond the pool.
+    pub(super) fn slide(&self, graph: &Graph, window: &Window, first: usize, spacing: usize) {
+        self.assert_place(graph, window.tensor());
+        // What nothing reads has no memory: the last layer's, where nobody wants logits.
+        if window.tensor().has_memory() {
+            window.slide(first, spacing);
+        }
+    }
+
+    /// Runs a graph to its end, and `meanwhile` beside it where the device works on its own.
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn run(&mut self, graph: &Graph) -> Result<(), String> {
+    pub(super) fn run(&mut self, graph: &Graph, meanwhile: impl FnOnce()) -> Result<(), String> {
         assert!(self.is_ready(graph), "the graph's memory is there");
-        // SAFETY: device and graph are alive, every tensor has memory that is there, and row
-        // numbers among the inputs were checked by the caller against the extents of what they
-        // number.
-        let status =
-            unsafe { sys::ggml_backend_graph_compute(self.backend.raw(), graph.raw.as_ptr()) };
+        let working = Working(&self.backend);
+        // SAFETY: device and graph are alive and stay so until `working` is dropped, which waits.
+        // Every tensor has memory that is there, and row numbers among the inputs were checked by
+        // the caller against the extents of what they number.
+        let status = unsafe {
+            sys::ggml_backend_graph_compute_async(self.backend.raw(), graph.raw.as_ptr())
+        };
+        if status == sys::GGML_STATUS_SUCCESS {
+            meanwhile();
+        }
+        drop(working);
         match status {
             sys::GGML_STATUS_SUCCESS => Ok(()),
             sys::GGML_STATUS_ALLOC_FAILED => {
@@ -188,5 +206,15 @@ impl Stage {
                 self.backend.info().name
             )),
         }
+    }
+}
+
+/// A device that may be computing. Dropped, it is not.
+struct Working<'a>(&'a Backend);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the device is open.
+        unsafe { sys::ggml_backend_synchronize(self.0.raw()) };
     }
 }

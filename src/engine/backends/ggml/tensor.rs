@@ -131,7 +131,7 @@ impl Tensor {
         self.element.row_bytes(row) * rest.iter().product::<usize>()
     }
 
-    fn is_contiguous(&self) -> bool {
+    pub(super) fn is_contiguous(&self) -> bool {
         let (shape, strides) = (self.shape(), self.strides());
         let mut expected = self.element.row_bytes(shape[0]);
         (1..4).all(|i| {
@@ -149,6 +149,50 @@ impl Tensor {
 
     pub(super) fn is_in(&self, context: &Context) -> bool {
         Rc::ptr_eq(&self.owner, &context.0)
+    }
+}
+
+/// Stretches of a pool that are read where they lie, one for each sequence of a group.
+#[derive(Clone)]
+pub(super) struct Window {
+    view: Tensor,
+    pool: Tensor,
+}
+
+impl Window {
+    /// `[head_dim, positions, kv_heads, sequences]`.
+    pub(super) fn tensor(&self) -> &Tensor {
+        &self.view
+    }
+
+    /// Makes sequence `i` begin at slot `first + i * spacing`, for the graph's next run. Only for
+    /// [`Stage::slide`](super::stage::Stage::slide), which knows that the graph does not run.
+    ///
+    /// # Panics
+    /// A stretch ends beyond the pool, or there is no memory yet.
+    pub(super) fn slide(&self, first: usize, spacing: usize) {
+        let [_, positions, _, sequences] = self.view.shape();
+        let end = spacing
+            .checked_mul(sequences - 1)
+            .and_then(|last| last.checked_add(first)?.checked_add(positions));
+        assert!(
+            end.is_some_and(|end| end <= self.pool.shape()[1]),
+            "{sequences} stretches of {positions} from {first}, {spacing} apart, lie in the pool"
+        );
+        assert!(self.view.has_memory(), "a view whose source has memory");
+        let row = self.pool.strides()[1];
+        // A single stretch has no neighbour; its last stride only has to be a number.
+        let stride = row * if sequences == 1 { positions } else { spacing };
+        let view = self.view.raw();
+        // SAFETY: the tensor is alive and a view of the pool's memory, as `Context::window` made
+        // it; its graph does not run (the caller's promise). With the new offset and stride every
+        // element lies in the pool, which was asserted; offset and address say the same place.
+        unsafe {
+            let offset = first * row;
+            (*view).nb[3] = stride;
+            (*view).view_offs = offset;
+            (*view).data = (*(*view).view_src).data.byte_add(offset);
+        }
     }
 }
 
@@ -487,6 +531,32 @@ impl Context {
         let head = x.element.row_bytes(head_dim);
         let heads = [head_dim, shape[1], shape[0] / head_dim, shape[3]];
         self.view(x, heads, [strides[1], head, strides[3]], 0)
+    }
+
+    /// A window of `sequences` stretches of `positions` slots, each split into heads. *Shapes*
+    /// `pool` `[kv_heads * head_dim, slots]`, or such a tensor after rows were written into it.
+    pub(super) fn window(
+        &self,
+        pool: &Tensor,
+        head_dim: usize,
+        positions: usize,
+        sequences: usize,
+    ) -> Window {
+        let shape = pool.shape();
+        assert!(
+            shape[0].is_multiple_of(head_dim) && positions <= shape[1] && pool.is_contiguous(),
+            "{positions} slots of heads of {head_dim} in {shape:?}"
+        );
+        let strides = [pool.strides()[1], pool.element.row_bytes(head_dim), 0];
+        let heads = [head_dim, positions, shape[0] / head_dim, 1];
+        let view = self.view(pool, heads, strides, 0);
+        // SAFETY: the tensor is a view that nobody has seen yet. All its stretches are the first
+        // one, as the stride of nothing says, until they are told apart.
+        unsafe { (*view.raw()).ne[3] = sequences as i64 };
+        Window {
+            view,
+            pool: pool.clone(),
+        }
     }
 
     /// Rows `first..first + count` of a matrix.

@@ -2,6 +2,7 @@
 //! multiply with that.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::engine::backends::cpu::ComputeType;
 use crate::engine::device_demand::held_as;
@@ -40,19 +41,26 @@ pub(super) struct RopeTensor {
     pub(super) magnitude: f32,
 }
 
+/// What follows the last layer.
+pub(super) struct HeadTensors {
+    pub(super) norm: Tensor,
+    pub(super) matrix: Tensor,
+}
+
 /// Everything that stays on the device, the embedding excepted: its rows come from the checkpoint.
 pub(super) struct Weights {
+    /// Of the device's layers.
     pub(super) layers: Vec<LayerTensors>,
     pub(super) ropes: Vec<RopeTensor>,
-    pub(super) final_norm: Tensor,
-    pub(super) head: Tensor,
+    /// Where the device has the last layer.
+    pub(super) head: Option<HeadTensors>,
     pub(super) num_bytes: u64,
     /// Bytes of the matrices by the name of the type that they are held in.
     pub(super) held: BTreeMap<&'static str, u64>,
 }
 
 impl Weights {
-    /// Copies all weights to the device.
+    /// Copies the weights of `layers` to the device, and the head if the last one is among them.
     ///
     /// # Errors
     /// The device lacks the memory, or cannot multiply with any form of a weight.
@@ -61,14 +69,15 @@ impl Weights {
         model: &Model,
         compute_type: ComputeType,
         max_model_len: usize,
+        layers: Range<usize>,
     ) -> Result<Self, String> {
         let spec = &model.spec;
-        let layers = spec.num_hidden_layers;
+        let has_head = layers.end == spec.num_hidden_layers;
         let mut loader = Loader {
             backend,
             model,
             compute_type,
-            context: Context::new(layers * LayerWeight::ALL.len() + spec.rope.len() + 2),
+            context: Context::new(layers.len() * LayerWeight::ALL.len() + spec.rope.len() + 2),
             placed: Vec::new(),
         };
         let ropes: Vec<Rope> = spec
@@ -83,11 +92,16 @@ impl Weights {
             magnitude: rope.attention_factor(),
         };
         let rope_tensors: Vec<RopeTensor> = ropes.iter().map(rope).collect();
-        let layers = (0..layers)
+        let layers = layers
             .map(|layer| loader.layer(layer))
             .collect::<Result<_, _>>()?;
-        let final_norm = loader.place(WeightId::FinalNorm)?;
-        let head = loader.place(WeightId::Head)?;
+        let head = match has_head {
+            true => Some(HeadTensors {
+                norm: loader.place(WeightId::FinalNorm)?,
+                matrix: loader.place(WeightId::Head)?,
+            }),
+            false => None,
+        };
         memory::allocate(backend, &loader.context, Purpose::Weights)?;
         for (rope, tensor) in ropes.iter().zip(&rope_tensors) {
             let divisors: Vec<f32> = rope.inverse_frequencies().iter().map(|f| 1.0 / f).collect();
@@ -106,7 +120,6 @@ impl Weights {
         Ok(Self {
             layers,
             ropes: rope_tensors,
-            final_norm,
             head,
             num_bytes,
             held,
