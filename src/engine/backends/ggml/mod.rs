@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::engine::backends::cpu::ComputeType;
+use crate::engine::device::DeviceKind;
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 use crate::model::{Model, WeightId};
 
@@ -113,6 +114,10 @@ impl GgmlRunner {
         let sections = sections
             .map(|(device, layers)| Section::load(model, options, device, layers))
             .collect::<Result<_, _>>()?;
+        // Mesa's Vulkan device read other keys than these from a view that was moved; until that is
+        // understood, and other devices were tried, they gather.
+        let is_cpu = |device: &DeviceInfo| device.kind == DeviceKind::Cpu;
+        let reads_in_place = options.devices.iter().all(is_cpu);
         Ok(Self {
             sections,
             model: Arc::clone(model),
@@ -120,6 +125,7 @@ impl GgmlRunner {
                 vocab_size: spec.vocab_size,
                 block_size: options.block_size,
                 num_blocks: options.num_blocks,
+                reads_in_place,
             },
             times: StepTimes::default(),
             hidden: Vec::new(),
