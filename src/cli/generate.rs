@@ -241,6 +241,12 @@ fn report(summary: &GenerateSummary, loaded: &LoadedModel, args: &Args) {
         statistics.preemptions,
         100.0 * (busy - statistics.runner_time).as_secs_f64() / busy.as_secs_f64().max(1e-9),
     ));
+    if statistics.draft_tokens > 0 {
+        notice(&format!(
+            "guessed ahead: {} of {} tokens came true; {} steps in all",
+            statistics.accepted_draft_tokens, statistics.draft_tokens, statistics.steps,
+        ));
+    }
     if summary.truncated > 0 {
         notice(&format!(
             "{} of {} samples used up their budget; raise --max_gen_toks for whole answers",
