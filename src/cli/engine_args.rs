@@ -47,7 +47,7 @@ pub(super) struct EngineArgs {
     /// Tokens of prompt and answer together [default: what the model and the KV pool hold]
     #[arg(long, alias = "max-model-len")]
     max_model_len: Option<usize>,
-    /// Sequences in flight [default: by a measurement of this machine, 128 on most]
+    /// Sequences in flight [default: by a measurement of this machine, 64 on most]
     #[arg(long, alias = "max-num-seqs")]
     max_num_seqs: Option<usize>,
     /// Rows of one step, prompt chunks and decoding sequences together [default:
@@ -61,7 +61,7 @@ pub(super) struct EngineArgs {
     #[arg(long, alias = "no-prefix-caching")]
     no_prefix_caching: bool,
     /// Guess ahead from repeated text, where that is expected to pay, while at most this many
-    /// sequences run; 0 never guesses. The output is the same bits either way [default: 16 on the
+    /// sequences run; 0 never guesses. The output is the same bits either way [default: 4 on the
     /// CPU]
     #[arg(long, alias = "speculate-below", value_name = "SEQUENCES")]
     speculate_below: Option<usize>,

@@ -15,9 +15,10 @@ const UNKNOWN_MEMORY_KV_BYTES: u64 = 1 << 30;
 /// Sequences in flight to choose from. Fewer than the first save memory only where contexts are so
 /// long that the pool is the limit anyway; more than the last cut the pool into too small shares.
 const CHOSEN_SEQUENCES: [usize; 3] = [64, 128, 256];
-/// The share of the rate of the most sequences at which fewer are as good. On the machines that we
-/// know the choice stays the same when a rate is measured a fifth too high or too low.
-const GOOD_RATE: f64 = 0.955;
+/// The share of the rate of the most sequences at which fewer are as good: twice the sequences are
+/// twice the memory. On the machines that we know the choice stays the same when a rate is measured
+/// a fifth too high or too low.
+const GOOD_RATE: f64 = 0.87;
 /// Rows of a step for each sequence in flight, so that prompts do not wait for many steps, where
 /// that is more than [`DEFAULT_MAX_NUM_BATCHED_TOKENS`].
 const ROWS_PER_SEQUENCE: usize = 4;
@@ -376,8 +377,8 @@ mod tests {
     fn a_machine_that_multiplies_faster_than_it_reads_gets_larger_batches() {
         let batch = |fixed, row| StepCosts { fixed, row }.batch();
         assert_eq!(batch(20e-3, 10e-3), (64, 512));
-        assert_eq!(batch(20e-3, 3e-3), (128, 512));
-        assert_eq!(batch(11e-3, 2.3e-3), (128, 512));
+        assert_eq!(batch(20e-3, 3e-3), (64, 512));
+        assert_eq!(batch(20e-3, 1e-3), (128, 512));
         assert_eq!(batch(20e-3, 0.1e-3), (256, 1024));
         assert_eq!(batch(0.0, 1.0), (64, 512));
         // Not a measurement at all.

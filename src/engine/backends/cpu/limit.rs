@@ -184,7 +184,7 @@ mod tests {
             };
             assert_eq!(
                 costs.batch(),
-                (128, 512),
+                (64, 512),
                 "seed {seed}: {flops} {bytes_per_s}"
             );
         }
