@@ -25,6 +25,12 @@ impl RotaryTable {
         }
     }
 
+    /// Takes the memory of that many positions, so that growing to them takes none.
+    pub fn reserve(&mut self, positions: usize) {
+        let missing = positions.saturating_sub(self.positions());
+        self.values.reserve(missing * 2 * self.pairs);
+    }
+
     /// Number of positions in the table.
     pub fn positions(&self) -> usize {
         self.values.len().checked_div(2 * self.pairs).unwrap_or(0)

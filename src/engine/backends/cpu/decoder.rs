@@ -116,7 +116,8 @@ impl<O: Arithmetic> Decoder<O> {
         let weights = Weights::pack(&mut cpu, model, storage)?;
         let rope = |rope| {
             let rope = Rope::new(rope, options.max_model_len);
-            let table = RotaryTable::new(rope.inverse_frequencies().len());
+            let mut table = RotaryTable::new(rope.inverse_frequencies().len());
+            table.reserve(options.max_model_len);
             (rope, table)
         };
         Ok(Self {
