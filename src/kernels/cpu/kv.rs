@@ -215,6 +215,8 @@ pub(super) struct BlockHead<'a, O: Operand> {
     layout: Layout,
 }
 
+type Lines<'a, O> = &'a [Line<<O as Operand>::Word>];
+
 impl<'a, O: Operand> BlockHead<'a, O> {
     /// All of it, keys first.
     #[inline(always)]
@@ -225,7 +227,7 @@ impl<'a, O: Operand> BlockHead<'a, O> {
     /// The panel of sixteen keys from position `16 * panel` of the block: lines of scales, and lines
     /// of words.
     #[inline(always)]
-    pub(super) fn key_panel(&self, panel: usize) -> (&'a [Line<O::Word>], &'a [Line<O::Word>]) {
+    pub(super) fn key_panel(&self, panel: usize) -> (Lines<'a, O>, Lines<'a, O>) {
         let layout = &self.layout;
         self.lines[panel * layout.key_panel..][..layout.key_panel].split_at(layout.key_scales)
     }

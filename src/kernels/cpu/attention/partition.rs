@@ -76,12 +76,12 @@ impl<'a, O: Arithmetic, H: Held<O>> PartitionRun<'a, O, H> {
             row_tiles,
         };
         for_each_tile(simd, panels.clone(), 0..count, &mut work);
-        for query in 0..count {
+        for (query, largest) in largest.iter_mut().enumerate().take(count) {
             let position = self.position(query);
             let from = first_key(self.context.shape.window, position).saturating_sub(start);
             let to = (position + 1).saturating_sub(start);
             let scores = &mut self.scores[query * PARTITION..][..PARTITION];
-            largest[query] = mask_and_find_largest(simd, scores, panels.clone(), from..to);
+            *largest = mask_and_find_largest(simd, scores, panels.clone(), from..to);
         }
         let mut scales = [1.0; QUERIES];
         for query in 0..count {
@@ -233,12 +233,10 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
         let group_words = H::GROUP_WORDS.unwrap_or(words);
         let stride = work.run.context.columns / H::PER_WORD;
         let mut panels = [std::ptr::null::<u8>(); P];
-        for index in 0..P {
-            panels[index] = places.keys[panel + index];
-        }
+        panels.copy_from_slice(&places.keys[panel..][..P]);
         let mut rows = [std::ptr::null::<H::Word>(); T];
-        for index in 0..T {
-            rows[index] = work.run.query_words[(query + index) * stride..][..stride].as_ptr();
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = work.run.query_words[(query + index) * stride..][..stride].as_ptr();
         }
         let mut totals = [[simd.splat(0.0); P]; T];
         let (mut word, mut group) = (0, 0);
@@ -279,12 +277,12 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
             }
             group += 1;
         }
-        for row in 0..T {
+        for (row, totals) in totals.iter().enumerate() {
             let factor = simd.splat(work.run.factors[query + row]);
             let out = &mut work.run.scores[(query + row) * PARTITION..][..PARTITION];
             let (out, _) = out[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
             for column in 0..P {
-                let mut score = simd.mul(totals[row][column], factor);
+                let mut score = simd.mul(totals[column], factor);
                 if let Some(cap) = shape.soft_cap {
                     let capped = soft_cap(simd, score, cap);
                     score = simd.mul(capped, simd.splat(std::f32::consts::LOG2_E));
@@ -335,15 +333,15 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
         let places = work.places;
         let words = PARTITION / H::PER_WORD;
         let mut rows = [std::ptr::null::<H::Word>(); T];
-        for index in 0..T {
+        for (index, row) in rows.iter_mut().enumerate() {
             let weights = &work.run.weights[(query + index) * words..][..words];
-            rows[index] = weights[work.first_word..].as_ptr();
+            *row = weights[work.first_word..].as_ptr();
         }
         let mut acc = [[H::zero(simd); P]; T];
         for segment in &places.segments[..places.num_segments] {
             let mut panels = [std::ptr::null::<u8>(); P];
-            for index in 0..P {
-                panels[index] = segment
+            for (index, start) in panels.iter_mut().enumerate() {
+                *start = segment
                     .values
                     .wrapping_add((panel + index) * places.value_stride);
             }
@@ -359,12 +357,12 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
             }
         }
         let columns = work.run.context.columns;
-        for row in 0..T {
+        for (row, acc) in acc.iter().enumerate() {
             let out = &mut work.sums[(query + row) * columns..][..columns];
             let (out, _) = out[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
             let scale = simd.splat(work.scales[query + row]);
             for column in 0..P {
-                let sum = H::to_f32(simd, acc[row][column]);
+                let sum = H::to_f32(simd, acc[column]);
                 simd.store(simd.mul(sum, scale), &mut out[column]);
             }
         }
