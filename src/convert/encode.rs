@@ -1,18 +1,21 @@
 //! Values of one tensor, piece by piece: read, transformed, stored in the new type.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use half::f16;
+use rayon::prelude::*;
 
 use super::plan::{Content, PlannedJob, Transform};
-use crate::formats::{DType, FormatError, TensorView};
+use crate::formats::{DType, FormatError, TensorView, write_behind};
 use crate::kernels::quant::BlockType;
 
 /// Elements per piece: large enough that a write is worth its call, small enough that a piece
-/// per thread is nothing (4 MiB in single precision).
-const PIECE_ELEMENTS: usize = 1 << 20;
+/// per thread stays in the cache (1 MiB in single precision).
+const PIECE_ELEMENTS: usize = 1 << 18;
 
 /// A range of rows of one tensor of the output.
-pub(super) struct Piece {
-    pub(super) job: usize,
+struct Piece {
+    job: usize,
     begin: usize,
     end: usize,
 }
@@ -25,7 +28,7 @@ pub(super) fn block_type(dtype: DType) -> Option<BlockType> {
 }
 
 /// Divides a tensor into pieces of whole rows.
-pub(super) fn pieces(index: usize, job: &PlannedJob<'_>) -> Vec<Piece> {
+fn pieces(index: usize, job: &PlannedJob<'_>) -> Vec<Piece> {
     let (rows, row_len) = rows(job);
     let step = (PIECE_ELEMENTS / row_len.max(1)).max(1);
     (0..rows)
@@ -56,10 +59,45 @@ fn rows(job: &PlannedJob<'_>) -> (usize, usize) {
     }
 }
 
+/// Room for a piece, used again for the next one.
+#[derive(Default)]
+struct Buffers {
+    values: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// Converts all tensors, in parallel over their pieces, and hands the bytes to `write_at` with the
+/// tensor's name and their offset in it. `sync` stores what has been written; `progress` gets the
+/// bytes so far.
+pub(super) fn convert_all(
+    jobs: &[PlannedJob<'_>],
+    write_at: impl Fn(&str, u64, &[u8]) -> Result<(), FormatError> + Sync,
+    sync: impl Fn() -> Result<(), FormatError> + Send,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), FormatError> {
+    let jobs_pieces = jobs.iter().enumerate();
+    let pieces: Vec<_> = jobs_pieces.flat_map(|(i, job)| pieces(i, job)).collect();
+    let written = AtomicU64::new(0);
+    write_behind(sync, |behind| {
+        let write = |buffers: &mut Buffers, piece: &Piece| {
+            let job = &jobs[piece.job];
+            convert(job, piece, buffers, |offset, bytes| {
+                write_at(&job.planned.name, offset, bytes)?;
+                let len = bytes.len() as u64;
+                behind.wrote(len);
+                progress(written.fetch_add(len, Ordering::Relaxed) + len);
+                Ok(())
+            })
+        };
+        pieces.par_iter().try_for_each_init(Buffers::default, write)
+    })
+}
+
 /// Converts a piece and hands its bytes to `write` with their offset in the tensor.
-pub(super) fn convert(
+fn convert(
     job: &PlannedJob<'_>,
     piece: &Piece,
+    buffers: &mut Buffers,
     write: impl Fn(u64, &[u8]) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     let (_, row_len) = rows(job);
@@ -70,7 +108,8 @@ pub(super) fn convert(
             .expect("planned and read tensors have whole blocks in their rows")
     };
     let offset = (piece.begin * row_bytes(dtype)) as u64;
-    let mut values = vec![0.0_f32; (piece.end - piece.begin) * row_len];
+    let Buffers { values, bytes } = buffers;
+    let num_values = (piece.end - piece.begin) * row_len;
     match &job.content {
         Content::Source { view, transform } => {
             let in_row_bytes = row_bytes(view.dtype);
@@ -84,19 +123,21 @@ pub(super) fn convert(
             if view.dtype == dtype && plain && *transform == Transform::None {
                 return write(offset, source);
             }
-            read_rows(view, *transform, piece, row_len, &mut values);
+            values.resize(num_values, 0.0);
+            read_rows(view, *transform, piece, row_len, values);
         }
         Content::Computed(all) => {
-            values.copy_from_slice(&all[piece.begin * row_len..piece.end * row_len]);
+            values.clear();
+            values.extend(&all[piece.begin * row_len..piece.end * row_len]);
         }
     }
-    let mut bytes = vec![0_u8; (piece.end - piece.begin) * row_bytes(dtype)];
-    let quantised = block_type(dtype).is_some_and(|format| format.quantise(&values, &mut bytes));
+    bytes.resize((piece.end - piece.begin) * row_bytes(dtype), 0);
+    let quantised = block_type(dtype).is_some_and(|format| format.quantise(values, bytes));
     assert!(
         quantised,
         "the plan asks only for types that can be written"
     );
-    write(offset, &bytes)
+    write(offset, bytes)
 }
 
 fn bf16_holds_nan(bytes: &[u8]) -> bool {

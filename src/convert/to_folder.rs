@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde_json::Value;
 
 use super::plan::{self, Content, PlannedJob, Transform};
@@ -78,21 +77,12 @@ pub fn to_folder(
     check_space(folder, converted.tensor_bytes)?;
     create_empty(folder)?;
     let writer = SafetensorsWriter::create(folder, planned, options.max_shard_bytes)?;
-    let written = std::sync::atomic::AtomicU64::new(0);
-    let pieces: Vec<_> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(index, job)| encode::pieces(index, job))
-        .collect();
-    pieces.par_iter().try_for_each(|piece| {
-        let job = &jobs[piece.job];
-        encode::convert(job, piece, |offset, bytes| {
-            writer.write_at(&job.planned.name, offset, bytes)?;
-            let len = bytes.len() as u64;
-            progress(written.fetch_add(len, std::sync::atomic::Ordering::Relaxed) + len);
-            Ok(())
-        })
-    })?;
+    encode::convert_all(
+        &jobs,
+        |name, offset, bytes| writer.write_at(name, offset, bytes),
+        || writer.sync(),
+        progress,
+    )?;
     converted.files = writer.finish()?;
     for (name, contents) in files {
         let path = folder.join(name);

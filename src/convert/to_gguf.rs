@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::config::Config;
@@ -62,7 +61,13 @@ pub fn to_gguf(
     let file_type = FileType::of(options.out_type, matrix_type(checkpoint));
     let jobs = plan::tensors(checkpoint, family, &config, file_type)?;
     check_types(checkpoint, &jobs)?;
-    let num_parameters = jobs.iter().map(|job| elements(&job.planned.shape)).sum();
+    let count = |jobs: &[PlannedJob<'_>]| {
+        jobs.iter()
+            .map(|job| elements(&job.planned.shape))
+            .sum::<u64>()
+    };
+    let num_parameters = count(&jobs);
+    let jobs = if options.vocab_only { Vec::new() } else { jobs };
     let name = match &options.model_name {
         Some(name) => name.clone(),
         None => display_name(folder),
@@ -70,14 +75,13 @@ pub fn to_gguf(
     let mut pairs = metadata::general(
         family,
         &name,
-        num_parameters,
+        count(&jobs),
         generation_config.as_ref(),
         &options.metadata,
     );
     metadata::model(family, &config, file_type, &mut pairs)?;
     tokenizer_pairs(checkpoint, family, folder, &config, &mut pairs)?;
     let path = out_path(options, folder, &name, num_parameters, file_type);
-    let jobs = if options.vocab_only { Vec::new() } else { jobs };
     write(&path, &pairs, &jobs, options, progress)
 }
 
@@ -109,21 +113,12 @@ fn write(
     }
     check_space(path, tensor_bytes)?;
     let writer = GgufWriter::create(path, pairs, planned, options.split)?;
-    let pieces: Vec<_> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(index, job)| encode::pieces(index, job))
-        .collect();
-    let written = std::sync::atomic::AtomicU64::new(0);
-    pieces.par_iter().try_for_each(|piece| {
-        let job = &jobs[piece.job];
-        encode::convert(job, piece, |offset, bytes| {
-            writer.write_at(&job.planned.name, offset, bytes)?;
-            let len = bytes.len() as u64;
-            progress(written.fetch_add(len, std::sync::atomic::Ordering::Relaxed) + len);
-            Ok(())
-        })
-    })?;
+    encode::convert_all(
+        jobs,
+        |name, offset, bytes| writer.write_at(name, offset, bytes),
+        || writer.sync(),
+        progress,
+    )?;
     converted.files = writer.finish()?;
     Ok(converted)
 }

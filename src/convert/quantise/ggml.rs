@@ -9,6 +9,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::blocks::{BlockFault, Rows, block_type, is_target};
 use crate::formats::DType;
+use crate::kernels::quant::BlockType;
 
 /// Largest magnitude that ggml's searches square and square again without leaving `f32`; far
 /// beyond what any block type can hold the scale of.
@@ -24,10 +25,12 @@ pub(super) fn quantise(dtype: DType, rows: Rows<'_>, bytes: &mut [u8]) -> Result
         importance,
     } = rows;
     let row_count = check(dtype, &rows, bytes.len())?;
-    // Plain floats have no blocks to search; their rounding is ours.
-    if let Some(plain) = block_type(dtype).filter(|t| !t.is_quantised()) {
-        let written = plain.quantise(values, bytes);
-        assert!(written, "plain floats can always be written");
+    // Nothing to search: the rounding is ours, to the same bytes, in vector instructions. Scales
+    // of eight bits are finite, for the values are bounded.
+    let own = block_type(dtype).filter(|t| !t.is_quantised() || *t == BlockType::Q8_0);
+    if let Some(own) = own {
+        let written = own.quantise(values, bytes);
+        assert!(written, "plain floats and eight bits can always be written");
         return Ok(());
     }
     let id = dtype.gguf_id().ok_or(BlockFault::NotATarget)?;

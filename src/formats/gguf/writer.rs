@@ -47,18 +47,38 @@ impl GgufWriter {
         split: GgufSplit,
     ) -> Result<Self, FormatError> {
         let path = path.as_ref();
-        let num_tensors = tensors.len();
-        let mut sized = Vec::with_capacity(num_tensors);
-        for tensor in tensors {
-            let bytes = tensor.bytes(path)?;
-            sized.push(((tensor, bytes), bytes));
-        }
-        let groups = planned::split(
-            sized,
+        let sized = sized(path, tensors)?;
+        let parts = planned::split(
+            sized
+                .into_iter()
+                .map(|(tensor, bytes)| ((tensor, bytes), bytes)),
             split.max_bytes.unwrap_or(u64::MAX),
             split.max_tensors.unwrap_or(usize::MAX).max(1),
         );
-        let num_parts = groups.len();
+        Self::plan(path, pairs, parts)
+    }
+
+    /// As [`GgufWriter::create`], with a part for each list of tensors.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::create`].
+    pub fn create_parts(
+        path: impl AsRef<Path>,
+        pairs: &[(String, GgufValue)],
+        parts: Vec<Vec<PlannedTensor>>,
+    ) -> Result<Self, FormatError> {
+        let path = path.as_ref();
+        let parts = parts.into_iter().map(|tensors| sized(path, tensors));
+        Self::plan(path, pairs, parts.collect::<Result<_, _>>()?)
+    }
+
+    fn plan(
+        path: &Path,
+        pairs: &[(String, GgufValue)],
+        parts: Vec<Vec<(PlannedTensor, u64)>>,
+    ) -> Result<Self, FormatError> {
+        let num_parts = parts.len();
+        let num_tensors: usize = parts.iter().map(Vec::len).sum();
         let mut writer = Self {
             path: path.to_owned(),
             files: Vec::new(),
@@ -68,10 +88,10 @@ impl GgufWriter {
         if num_parts > MAX_PARTS {
             return Err(writer.error(format!("{num_parts} parts exceed the limit of {MAX_PARTS}")));
         }
-        for (index, group) in groups.into_iter().enumerate() {
+        for (index, part) in parts.into_iter().enumerate() {
             let own = if index == 0 { pairs } else { &[] };
             if num_parts == 1 {
-                writer.start_file(path.to_owned(), own.to_vec(), group)?;
+                writer.start_file(path.to_owned(), own.to_vec(), part)?;
             } else {
                 let split_pairs = [
                     ("split.no", GgufValue::U16(index as u16)),
@@ -80,7 +100,7 @@ impl GgufWriter {
                 ];
                 let mut own = own.to_vec();
                 own.extend(split_pairs.map(|(key, value)| (key.to_owned(), value)));
-                writer.start_file(part_path(path, index, num_parts), own, group)?;
+                writer.start_file(part_path(path, index, num_parts), own, part)?;
             }
         }
         Ok(writer)
@@ -154,6 +174,15 @@ impl GgufWriter {
         self.files[*file].write_at(name, offset, bytes)
     }
 
+    /// Has the disk store what has been written so far, so that [`GgufWriter::finish`] has less
+    /// to wait for. May run while others write.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn sync(&self) -> Result<(), FormatError> {
+        self.files.iter().try_for_each(PlannedFile::sync)
+    }
+
     /// Puts the files in their places and returns their paths.
     ///
     /// # Errors
@@ -176,6 +205,16 @@ impl GgufWriter {
             reason,
         }
     }
+}
+
+/// Tensors with the bytes of their data; `path` is for the error's text only.
+fn sized(
+    path: &Path,
+    tensors: Vec<PlannedTensor>,
+) -> Result<Vec<(PlannedTensor, u64)>, FormatError> {
+    let tensors = tensors.into_iter();
+    let sized = tensors.map(|tensor| tensor.bytes(path).map(|bytes| (tensor, bytes)));
+    sized.collect()
 }
 
 fn part_path(path: &Path, index: usize, num_parts: usize) -> PathBuf {
