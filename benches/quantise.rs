@@ -56,6 +56,7 @@ fn main() {
             importance: None,
             overrides: Vec::new(),
             split: GgufSplit::default(),
+            keep_split: false,
             check: false,
             dry_run: false,
         };

@@ -66,6 +66,9 @@ pub(super) struct Args {
     /// Metadata to add or replace; TYPE is str, int, float or bool; may be repeated.
     #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = override_kv)]
     override_kv: Vec<(String, GgufValue)>,
+    /// Write as many files as the source has, with the same tensors in each.
+    #[arg(long, conflicts_with = "split_max_size")]
+    keep_split: bool,
     /// At most this many bytes of tensors in a file, with K, M or G for powers of 1000; 0 is no
     /// limit.
     #[arg(long, value_name = "N(K|M|G)", default_value = "0", value_parser = parse_size)]
@@ -189,6 +192,7 @@ fn options(args: &Args, positions: &Positions) -> anyhow::Result<QuantiseOptions
             max_bytes: (args.split_max_size > 0).then_some(args.split_max_size),
             max_tensors: None,
         },
+        keep_split: args.keep_split,
         check: args.check,
         dry_run: args.dry_run,
     })

@@ -158,6 +158,15 @@ impl Checkpoint {
         self.tensors.iter().map(|placed| self.view(placed))
     }
 
+    /// The tensors of each file, in file order.
+    pub fn tensors_by_file(&self) -> Vec<Vec<TensorView<'_>>> {
+        let mut files: Vec<_> = self.files.iter().map(|_| Vec::new()).collect();
+        for placed in &self.tensors {
+            files[placed.file].push(self.view(placed));
+        }
+        files
+    }
+
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let index = *self.by_name.get(name)?;

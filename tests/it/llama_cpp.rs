@@ -43,6 +43,8 @@ pub(crate) struct Quantise<'a> {
     pub(crate) allow_requantize: bool,
     pub(crate) pure: bool,
     pub(crate) leave_output_tensor: bool,
+    /// A file for each file of the source.
+    pub(crate) keep_split: bool,
     /// ggml's number of the type of output.weight.
     pub(crate) output_tensor_type: Option<u32>,
     /// ggml's number of the type of token_embd.weight.
@@ -99,6 +101,7 @@ pub(crate) fn quantise(input: &Path, out: &Path, file_type: u32, options: &Quant
     params.nthread = options.threads;
     params.allow_requantize = options.allow_requantize;
     params.pure_ = options.pure;
+    params.keep_split = options.keep_split;
     params.quantize_output_tensor = !options.leave_output_tensor;
     if let Some(dtype) = options.output_tensor_type {
         params.output_tensor_type = dtype;

@@ -22,6 +22,7 @@ pub(crate) fn options(out: PathBuf, file_type: QuantisedType) -> QuantiseOptions
         importance: None,
         overrides: Vec::new(),
         split: GgufSplit::default(),
+        keep_split: false,
         check: false,
         dry_run: false,
     }
@@ -370,6 +371,42 @@ mod against_llama_cpp {
             }
         }
         assert!(checked >= 60, "{checked}");
+    }
+
+    #[test]
+    fn kept_parts_are_the_same_to_the_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("whole.gguf");
+        Sizes::small("llama").write_random(&whole, DType::F16, 11);
+        let split = QuantiseOptions {
+            split: GgufSplit {
+                max_bytes: None,
+                max_tensors: Some(7),
+            },
+            ..options(folder.path().join("in.gguf"), QuantisedType::F16)
+        };
+        let parts = run(&whole, &split).files;
+        assert_eq!(parts.len(), 3);
+        let file_type = QuantisedType::Q4_K_M;
+        let ours = QuantiseOptions {
+            keep_split: true,
+            ..options(folder.path().join("out.gguf"), file_type)
+        };
+        let files = run(&parts[0], &ours).files;
+        let theirs = Quantise {
+            keep_split: true,
+            ..Quantise::default()
+        };
+        let reference = folder.path().join("reference");
+        let number = file_type.file_type().unwrap();
+        assert!(llama_cpp::quantise(&parts[0], &reference, number, &theirs));
+        assert_eq!(files.len(), parts.len());
+        for file in files {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let reference = file.with_file_name(name.replace("out-", "reference-"));
+            let same = std::fs::read(&file).unwrap() == std::fs::read(&reference).unwrap();
+            assert!(same, "{name}: other bytes");
+        }
     }
 
     fn same_with_importance(model: &Sizes, file_types: impl Iterator<Item = QuantisedType>) {

@@ -33,7 +33,7 @@ use super::to_gguf::check_space;
 use super::{ConvertError, Family};
 use crate::formats::{
     Checkpoint, DType, GgufMetadata, GgufSplit, GgufValue, GgufWriter, PlannedTensor, Source,
-    TensorView,
+    TensorView, write_behind,
 };
 
 /// Elements per piece: 1 MiB in single precision, so that the last pieces of a slow type end
@@ -70,6 +70,8 @@ pub struct QuantiseOptions {
     pub overrides: Vec<(String, GgufValue)>,
     /// When to start another file.
     pub split: GgufSplit,
+    /// Instead of `split`: a file for each file of the source, with the same tensors.
+    pub keep_split: bool,
     /// Measure what each tensor lost.
     pub check: bool,
     /// Plan and report, write nothing.
@@ -152,8 +154,14 @@ pub fn quantise(
         quantised.tensors.iter().map(|t| t.bytes_after).sum(),
     )?;
     let pairs = pairs(metadata, options);
-    let planned = jobs.iter().map(|job| job.planned.clone()).collect();
-    let writer = GgufWriter::create(&options.out, &pairs, planned, options.split)?;
+    let mut planned = jobs.iter().map(|job| job.planned.clone());
+    let writer = if options.keep_split {
+        let files = checkpoint.tensors_by_file().into_iter();
+        let parts = files.map(|file| planned.by_ref().take(file.len()).collect());
+        GgufWriter::create_parts(&options.out, &pairs, parts.collect())?
+    } else {
+        GgufWriter::create(&options.out, &pairs, planned.collect(), options.split)?
+    };
     let losses = write(checkpoint, &jobs, &writer, options.check, progress)?;
     for (tensor, loss) in quantised.tensors.iter_mut().zip(losses) {
         tensor.loss = loss;
@@ -216,7 +224,9 @@ fn plan<'a>(
 ) -> Result<Vec<Job<'a>>, ConvertError> {
     let facts = facts(checkpoint, metadata, options.importance.is_some())?;
     let mut views: Vec<_> = checkpoint.tensors().collect();
-    views.sort_by(|a, b| file_order(a.name, b.name));
+    if !options.keep_split {
+        views.sort_by(|a, b| file_order(a.name, b.name));
+    }
     let candidates: Vec<_> = views
         .iter()
         .map(|view| Candidate {
@@ -372,11 +382,12 @@ fn write(
         .flat_map(|(index, job)| pieces(index, job))
         .collect();
     let written = AtomicU64::new(0);
-    let sums: Vec<_> = pieces
-        .par_iter()
-        .map_init(Buffers::default, |buffers, piece| {
+    let sync = || Ok(writer.sync()?);
+    let sums: Vec<_> = write_behind(sync, |behind| {
+        let write = |buffers: &mut Buffers, piece: &Piece| {
             let job = &jobs[piece.job];
             let sums = convert(job, piece, writer, buffers, check, &|len| {
+                behind.wrote(len);
                 progress(written.fetch_add(len, Ordering::Relaxed) + len);
             });
             sums.map(|sums| (piece.job, sums))
@@ -384,8 +395,12 @@ fn write(
                     PieceError::Fault(found) => fault(checkpoint, job, found),
                     PieceError::Write(error) => error.into(),
                 })
-        })
-        .collect::<Result<_, _>>()?;
+        };
+        pieces
+            .par_iter()
+            .map_init(Buffers::default, write)
+            .collect::<Result<_, ConvertError>>()
+    })?;
     let mut losses = vec![None; jobs.len()];
     for (job, sums) in sums {
         if let Some(sums) = sums {
