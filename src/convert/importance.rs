@@ -82,6 +82,38 @@ impl ImportanceMatrix {
         entry.count += count;
     }
 
+    /// Adds what another matrix has collected. The older format counts chunks and not rows; they
+    /// are taken to be of this matrix's size.
+    ///
+    /// # Errors
+    /// A tensor has another number of columns there.
+    pub fn absorb(&mut self, other: &Self) -> Result<(), ConvertError> {
+        let rows = if other.chunk_size > 0 {
+            1
+        } else {
+            self.chunk_size.max(1)
+        };
+        for (tensor, entry) in &other.entries {
+            let own = self.entries.get(tensor);
+            if own.is_some_and(|own| own.sums.len() != entry.sums.len()) {
+                let reason = format!("{tensor}: another number of columns than before");
+                return Err(damaged(
+                    other.path.as_deref().unwrap_or(Path::new("")),
+                    reason,
+                ));
+            }
+            let sums: Vec<f64> = entry
+                .sums
+                .iter()
+                .map(|sum| f64::from(*sum) * f64::from(rows))
+                .collect();
+            self.add(tensor, &sums, entry.count * u64::from(rows));
+        }
+        self.datasets.extend(other.datasets.iter().cloned());
+        self.num_chunks += other.num_chunks;
+        Ok(())
+    }
+
     /// Names of all tensors, sorted.
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

@@ -144,6 +144,107 @@ fn a_run_that_ended_goes_on_to_the_same_bytes() {
     assert!(bytes("part.gguf") == bytes("whole.gguf"));
 }
 
+/// Two halves of a text, collected apart, are what the whole text gives.
+#[test]
+fn matrices_are_added_up() {
+    let Some(shared) = shared() else { return };
+    let model = shared.join("golden/tiny/q2t-base");
+    let folder = tempfile::tempdir().unwrap();
+    write_text(folder.path());
+    let runs: [(&str, &[&str]); 4] = [
+        ("whole.gguf", &["--chunks", "4"]),
+        ("first.gguf", &["--chunks", "2"]),
+        ("second.gguf", &["--chunk", "2", "--chunks", "2"]),
+        (
+            "both.gguf",
+            &["--chunk", "2", "--chunks", "2", "--in-file", "first.gguf"],
+        ),
+    ];
+    for (out, flags) in runs {
+        let output = command(&model, folder.path(), out, flags);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_micota"))
+        .args([
+            "imatrix",
+            "--in-file",
+            "first.gguf",
+            "--in-file",
+            "second.gguf",
+        ])
+        .args(["-o", "sum.gguf"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let read = |name: &str| ImportanceMatrix::read(&folder.path().join(name)).unwrap();
+    let whole = read("whole.gguf");
+    for name in ["both.gguf", "sum.gguf"] {
+        let sum = read(name);
+        assert_eq!((sum.num_chunks, sum.chunk_size), (4, 32), "{name}");
+        assert!(sum.tensors().eq(whole.tensors()));
+        for tensor in whole.tensors() {
+            let ((found, rows), (expected, all)) =
+                (sum.sums(tensor).unwrap(), whole.sums(tensor).unwrap());
+            assert_eq!(rows, all, "{name} {tensor}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(
+                    (found - expected).abs() <= 1e-5 * expected,
+                    "{name} {tensor}"
+                );
+            }
+        }
+    }
+}
+
+/// The prompts of a task are the text.
+#[test]
+fn a_tasks_prompts_are_the_text() {
+    let Some(shared) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let row = |i| {
+        format!(
+            "{{\"question\": \"What is {i} plus {i}?\", \"answer\": \"{}\"}}\n",
+            2 * i
+        )
+    };
+    let rows: String = (0..40).map(row).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let task = "task: sums\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n\
+                test_split: test\ndoc_to_text: \"{{question}}\"\ndoc_to_target: \"{{answer}}\"\n";
+    std::fs::write(folder.path().join("sums.yaml"), task).unwrap();
+    let run = |out: &str, limit: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_micota"))
+            .args([
+                "imatrix",
+                "--ctx-size",
+                "32",
+                "--dtype",
+                "f32",
+                "--threads",
+                "1",
+            ])
+            .args([
+                "--tasks",
+                "./sums.yaml",
+                "--limit",
+                limit,
+                "-o",
+                out,
+                "--model",
+            ])
+            .arg(shared.join("golden/tiny/q2t-base"))
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        ImportanceMatrix::read(&folder.path().join(out)).unwrap()
+    };
+    let (few, many) = (run("few.gguf", "10"), run("many.gguf", "40"));
+    assert_eq!(many.datasets, ["tasks: ./sums.yaml"]);
+    assert!(few.num_chunks > 0 && many.num_chunks >= 3 * few.num_chunks);
+}
+
 #[test]
 fn too_little_text_and_no_text_are_refused() {
     let Some(shared) = shared() else { return };

@@ -36,10 +36,14 @@ const BLOCK_SIZE: usize = 32;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Folder, GGUF file or hub name of the model; best the unquantised one.
-    #[arg(long, short, value_name = "MODEL")]
-    model: String,
+    #[arg(long, short, value_name = "MODEL", required_unless_present = "in_file")]
+    model: Option<String>,
     #[command(flatten)]
     text: TextArgs,
+    /// A matrix that was collected before, to be added to this one; may be repeated. Without a
+    /// text, such matrices are only added up. Runs with it do not go on where they were ended.
+    #[arg(long, value_name = "FILE")]
+    in_file: Vec<PathBuf>,
     /// Where to write.
     #[arg(
         long = "output-file",
@@ -85,8 +89,14 @@ enum Format {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let earlier = args.in_file.iter().map(|path| ImportanceMatrix::read(path));
+    let earlier = earlier.collect::<Result<Vec<_>, _>>()?;
+    let model = match &args.model {
+        Some(model) if args.text.is_given() || earlier.is_empty() => model,
+        _ => return add_up(args, &earlier),
+    };
     let interrupt = Interrupt::listen();
-    let source = ModelSource::find(&args.model)?;
+    let source = ModelSource::find(model)?;
     let checkpoint = Arc::new(Checkpoint::open(source.path())?);
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
     let tokens = args.text.tokens(&tokenizer)?;
@@ -106,7 +116,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         collector.add_to(&mut matrix)?;
         matrix.num_chunks += group.len() as u32;
-        save(args, &matrix)?;
+        save(args, matrix.clone(), &earlier)?;
         let computed = matrix.num_chunks as usize - done;
         let seconds = started.elapsed().as_secs_f64();
         let left = chunks.len() - matrix.num_chunks as usize;
@@ -130,7 +140,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 
 fn interrupted(args: &Args, matrix: &ImportanceMatrix) -> Exit {
     let kept = match args.output_format {
-        Format::Gguf => "the same command goes on from there",
+        Format::Gguf if args.in_file.is_empty() => "the same command goes on from there",
+        Format::Gguf => "a run with --in-file cannot be continued",
         Format::Dat => "this format cannot be continued",
     };
     notice(&format!(
@@ -190,7 +201,9 @@ fn begin(args: &Args, tokens: &Tokens, chunks: &[Vec<u32>], fingerprint: &str) -
     let run: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     // A file that cannot be read is of no run and is replaced, as any other output is.
     let earlier = ImportanceMatrix::read(&args.output).ok();
-    if let Some(earlier) = earlier.filter(|found| found.run.as_ref() == Some(&run)) {
+    let goes_on =
+        |found: &ImportanceMatrix| args.in_file.is_empty() && found.run.as_ref() == Some(&run);
+    if let Some(earlier) = earlier.filter(goes_on) {
         notice(&format!("{} chunks are there already", earlier.num_chunks));
         return earlier;
     }
@@ -199,7 +212,34 @@ fn begin(args: &Args, tokens: &Tokens, chunks: &[Vec<u32>], fingerprint: &str) -
     matrix
 }
 
-fn save(args: &Args, matrix: &ImportanceMatrix) -> anyhow::Result<()> {
+/// Writes what matrices from before have together.
+fn add_up(args: &Args, earlier: &[ImportanceMatrix]) -> anyhow::Result<Exit> {
+    if args.text.is_given() {
+        return Err(usage(anyhow!("a text is computed by a model: add --model")));
+    }
+    let size = earlier.iter().map(|matrix| matrix.chunk_size).max();
+    let size = size.filter(|size| *size > 0);
+    let sum = ImportanceMatrix::new(Vec::new(), size.unwrap_or(args.ctx_size as u32));
+    let chunks: u32 = earlier.iter().map(|matrix| matrix.num_chunks).sum();
+    save(args, sum, earlier)?;
+    notice(&format!(
+        "{} matrices over {chunks} chunks in {}",
+        earlier.len(),
+        args.output.display()
+    ));
+    Ok(Exit::Done)
+}
+
+/// Writes `matrix` with what was collected before.
+fn save(
+    args: &Args,
+    mut matrix: ImportanceMatrix,
+    earlier: &[ImportanceMatrix],
+) -> anyhow::Result<()> {
+    for earlier in earlier {
+        matrix.absorb(earlier)?;
+        matrix.run = None;
+    }
     let path: &Path = &args.output;
     match args.output_format {
         Format::Gguf => matrix.write_gguf(path)?,

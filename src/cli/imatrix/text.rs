@@ -43,6 +43,10 @@ pub(super) struct Tokens {
 }
 
 impl TextArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.file.is_some() || self.tasks.is_some()
+    }
+
     /// Special tokens that are spelt out in the text are taken as such.
     pub(super) fn tokens(&self, tokenizer: &Tokenizer) -> anyhow::Result<Tokens> {
         if let Some(path) = &self.file {
