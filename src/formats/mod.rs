@@ -16,6 +16,7 @@ mod planned;
 mod safetensors;
 mod sentencepiece_model;
 mod tokenizer;
+mod write_behind;
 
 pub use checkpoint::{Checkpoint, Source, TensorView};
 pub use dtype::DType;
@@ -26,3 +27,4 @@ pub use planned::PlannedTensor;
 pub use safetensors::{SafetensorsFile, SafetensorsWriter};
 pub use sentencepiece_model::{Piece, PieceKind, read_sentencepiece_model};
 pub use tokenizer::Tokenizer;
+pub(crate) use write_behind::{WriteBehind, write_behind};

@@ -87,6 +87,49 @@ impl Kernel for Temper<'_> {
     }
 }
 
+/// What words are compared with.
+#[derive(Clone, Copy)]
+pub enum Bounds<'a> {
+    /// All with one.
+    Same(u32),
+    /// Each with its own.
+    Each(&'a [u32]),
+}
+
+/// 1 where a word is below its bound, 0 elsewhere.
+///
+/// # Panics
+/// The lengths differ.
+pub fn below(isa: Isa, words: &[u32], bounds: Bounds<'_>, flags: &mut [u8]) {
+    isa.run_elementwise(Below(words, bounds, flags));
+}
+
+struct Below<'a>(&'a [u32], Bounds<'a>, &'a mut [u8]);
+
+impl Kernel for Below<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let Self(words, bounds, flags) = self;
+        assert_eq!(words.len(), flags.len(), "a flag for each word");
+        let pairs = flags.iter_mut().zip(words);
+        match bounds {
+            Bounds::Same(bound) => {
+                for (flag, word) in pairs {
+                    *flag = u8::from(*word < bound);
+                }
+            }
+            Bounds::Each(bounds) => {
+                assert_eq!(bounds.len(), words.len(), "a bound for each word");
+                for ((flag, word), bound) in pairs.zip(bounds) {
+                    *flag = u8::from(*word < *bound);
+                }
+            }
+        }
+    }
+}
+
 const MULTIPLIER_0: u32 = 0xD251_1F53;
 const MULTIPLIER_1: u32 = 0xCD9E_8D57;
 const WEYL_0: u32 = 0x9E37_79B9;
@@ -195,7 +238,11 @@ mod tests {
             temper(isa, &state, 0x00ff_ffff, &mut tempered);
             let mut words = vec![0; 300];
             philox_words(isa, 5, 7, 8, &mut words);
-            (state, tempered, words)
+            let mut flags = [vec![0; 300], vec![0; 300]];
+            let bounds: Vec<u32> = words.iter().map(|word| word.rotate_left(9)).collect();
+            below(isa, &words, Bounds::Same(1 << 23), &mut flags[0]);
+            below(isa, &words, Bounds::Each(&bounds), &mut flags[1]);
+            (state, tempered, words, flags)
         };
         let portable = run("portable".parse().unwrap());
         for isa in Isa::available() {
@@ -203,5 +250,8 @@ mod tests {
         }
         let expected: Vec<u32> = (0..80).flat_map(|i| philox(5, i)).map(|w| w >> 8).collect();
         assert_eq!(portable.2, expected[7..307]);
+        for (word, flag) in portable.2.iter().zip(&portable.3[0]) {
+            assert_eq!(*flag, u8::from(*word < 1 << 23));
+        }
     }
 }

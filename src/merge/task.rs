@@ -3,11 +3,13 @@
 use super::architecture::{EMBEDDING, HEAD, Part};
 use super::dtype::FloatType;
 use super::error::MergeError;
+use super::methods::MAX_KEPT_BYTES;
 use super::plan::{InputPlan, TensorPlan};
 use super::randomness::{Randomness, STREAM_AHEAD};
 use super::run::Merge;
 use super::tensor::{Aligned, AnyTensor, Draws, Input, SeededStream, Sink, Source, Tensor, blocks};
 use super::vocabulary::Alignment;
+use super::write::LANES;
 use crate::kernels::cpu::Isa;
 use crate::kernels::elementwise::Rounding;
 use crate::random::Mt19937;
@@ -35,14 +37,15 @@ impl Merge<'_> {
                     * (1 << 12).max(plan.shape.last().copied().unwrap_or(1));
             let states = match self.options.randomness {
                 Randomness::Reference(_) => {
-                    (2 + STREAM_AHEAD)
+                    (LANES + STREAM_AHEAD + 1)
                         * drawing
                         * SeededStream::states_per_input(blocks.len(), drawing)
                         * size_of::<Mt19937>()
                 }
                 _ => 0,
             };
-            scratch * threads.unwrap_or(1) + states
+            let kept = (drawing * plan.num_elements() / 8).min(MAX_KEPT_BYTES);
+            scratch * threads.unwrap_or(1) + states + LANES * kept
         };
         self.tensors.iter().map(tensor).max().unwrap_or(0) as u64 + BASE_MEMORY
     }

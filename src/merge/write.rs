@@ -1,7 +1,8 @@
 //! Writing a prepared merge: tensors through shards that are opened once, then everything else.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, mpsc};
 
 use rayon::ThreadPoolBuilder;
 
@@ -9,13 +10,13 @@ use super::card::model_card;
 use super::dtype::stored_type;
 use super::error::MergeError;
 use super::output::{GENERATION_CONFIG, OutputFolder, TOKENIZER_FILES};
+use super::plan::TensorPlan;
 use super::run::{Merge, Progress};
-use super::tensor::Sink;
-use crate::formats::{PlannedTensor, SafetensorsWriter};
+use super::tensor::{Draws, Sink, StreamStates};
+use crate::formats::{PlannedTensor, SafetensorsWriter, WriteBehind, write_behind};
 
-/// Bytes after which the disk is asked to begin storing, so that little is left to wait for at the
-/// end.
-const SYNC_BYTES: u64 = 64 << 20;
+/// Tensors that are computed at once.
+pub(super) const LANES: usize = 2;
 
 impl Merge<'_> {
     /// Computes and writes the output. `progress` is called from the computing thread.
@@ -33,8 +34,12 @@ impl Merge<'_> {
             problem: e.to_string(),
         })?;
         let folder = OutputFolder::create(out)?;
-        self.write_tensors(&folder, &pool, progress)?;
-        self.write_files(&folder, out)?;
+        // The disk takes the small files while the tensors are being computed.
+        std::thread::scope(|scope| {
+            let files = scope.spawn(|| self.write_files(&folder, out));
+            self.write_tensors(&folder, &pool, progress)?;
+            files.join().expect("writing files does not panic")
+        })?;
         folder.finish()
     }
 
@@ -74,33 +79,23 @@ impl Merge<'_> {
         };
         let writer =
             SafetensorsWriter::create(folder.path(), planned.collect(), shard).map_err(format)?;
-        let total_bytes = self.output_bytes();
-        std::thread::scope(|scope| {
-            let stream = self.walk_stream(scope);
-            let (written, to_sync) = mpsc::sync_channel(1);
-            let syncing = scope.spawn(|| to_sync.into_iter().try_for_each(|()| writer.sync()));
-            let (mut done_bytes, mut synced_bytes) = (0, 0);
-            for tensor in &self.tensors {
-                let sink = TensorSink {
-                    writer: &writer,
-                    name: &tensor.name,
-                };
-                let draws = self.draws(tensor, stream.as_ref())?;
-                let task = self.task(tensor, draws, &sink)?;
-                pool.install(|| self.recipe.method.merge(&task))?;
-                done_bytes += tensor.bytes();
-                // One that is still under way will be followed by another.
-                if done_bytes - synced_bytes >= SYNC_BYTES && written.try_send(()).is_ok() {
-                    synced_bytes = done_bytes;
-                }
-                progress(Progress {
-                    done_bytes,
-                    total_bytes,
+        let sync = || writer.sync().map_err(format);
+        write_behind(sync, |behind| {
+            std::thread::scope(|scope| {
+                let queue = Mutex::new(Queue {
+                    tensors: self.tensors.iter(),
+                    stream: self.walk_stream(scope),
                 });
-            }
-            drop(written);
-            let synced = syncing.join().expect("the syncing thread does not panic");
-            synced.map_err(format)
+                let computation = Computation {
+                    merge: self,
+                    queue: &queue,
+                    writer: &writer,
+                    pool,
+                    behind,
+                    done_bytes: AtomicU64::new(0),
+                };
+                computation.run(progress)
+            })
         })?;
         writer.finish().map_err(format)?;
         Ok(())
@@ -168,6 +163,84 @@ impl Merge<'_> {
             folder.write("chat_template.jinja", template.as_bytes())?;
         }
         folder.write("tokenizer_config.json", json(&config).as_bytes())
+    }
+}
+
+/// The tensors that nobody has begun, and the random numbers, which are drawn in their order.
+struct Queue<'a> {
+    tensors: std::slice::Iter<'a, TensorPlan>,
+    stream: Option<mpsc::Receiver<Vec<StreamStates>>>,
+}
+
+/// Tensors on their way from the queue to the files.
+struct Computation<'a> {
+    merge: &'a Merge<'a>,
+    queue: &'a Mutex<Queue<'a>>,
+    writer: &'a SafetensorsWriter,
+    pool: &'a rayon::ThreadPool,
+    /// Told what was written.
+    behind: &'a WriteBehind,
+    done_bytes: AtomicU64,
+}
+
+impl<'a> Computation<'a> {
+    /// Computes all tensors, [`LANES`] at a time on the same threads: where one tensor has no
+    /// more blocks to give, the other one has.
+    fn run(&self, progress: &dyn Fn(Progress)) -> Result<(), MergeError> {
+        let total_bytes = self.merge.output_bytes();
+        let report = |done_bytes| {
+            progress(Progress {
+                done_bytes,
+                total_bytes,
+            });
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..LANES)
+                .map(|_| scope.spawn(|| self.lane(&|_| ())))
+                .collect();
+            let own = self.lane(&report);
+            let others = others.into_iter();
+            let others = others.map(|lane| lane.join().expect("computing does not panic"));
+            others.chain([own]).collect()
+        })
+    }
+
+    fn lane(&self, report: &dyn Fn(u64)) -> Result<(), MergeError> {
+        let result = self.work(report);
+        if result.is_err() {
+            self.queue().tensors = [].iter();
+        }
+        result
+    }
+
+    fn work(&self, report: &dyn Fn(u64)) -> Result<(), MergeError> {
+        while let Some((tensor, draws)) = self.next()? {
+            let sink = TensorSink {
+                writer: self.writer,
+                name: &tensor.name,
+            };
+            let task = self.merge.task(tensor, draws, &sink)?;
+            self.pool
+                .install(|| self.merge.recipe.method.merge(&task))?;
+            let bytes = tensor.bytes();
+            let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            self.behind.wrote(bytes);
+            report(done);
+        }
+        Ok(())
+    }
+
+    fn next(&self) -> Result<Option<(&'a TensorPlan, Draws<'a>)>, MergeError> {
+        let mut queue = self.queue();
+        let Some(tensor) = queue.tensors.next() else {
+            return Ok(None);
+        };
+        let draws = self.merge.draws(tensor, queue.stream.as_ref())?;
+        Ok(Some((tensor, draws)))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<'a>> {
+        self.queue.lock().expect("computing does not panic")
     }
 }
 

@@ -14,8 +14,8 @@ impl<F: Real> Kernel for Load<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
-        load(self.0, self.1, self.2, self.3);
+    fn run<S: Simd>(self, simd: S) {
+        load(simd, self.0, self.1, self.2, self.3);
     }
 }
 
@@ -34,12 +34,37 @@ impl<F: Real> Kernel for Store<'_, F> {
     }
 }
 
+/// Bytes that a processor fetches at once.
+const CACHE_LINE: usize = 64;
+/// Elements that are cast between two requests for bytes that come later.
+const GROUP: usize = 256;
+
 /// Reads stored elements and casts them to the working type (`rounding`'s grid).
 ///
-/// `bytes` holds exactly `out.len()` elements of `stored`.
+/// `bytes` begins with `out.len()` elements of `stored`. As many after them, where there are any,
+/// are fetched into the cache: several inputs are read in turns, and the processor's own
+/// prefetching starts anew at each turn.
 #[inline(always)]
-fn load<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding, out: &mut [F]) {
-    assert_eq!(bytes.len(), out.len() * stored.bytes(), "one element each");
+fn load<S: Simd, F: Real>(
+    simd: S,
+    bytes: &[u8],
+    stored: FloatType,
+    rounding: Rounding,
+    out: &mut [F],
+) {
+    let size = stored.bytes();
+    let (bytes, later) = bytes.split_at(out.len() * size);
+    let mut later = later.chunks(GROUP * size);
+    for (bytes, out) in bytes.chunks(GROUP * size).zip(out.chunks_mut(GROUP)) {
+        for line in later.next().unwrap_or_default().chunks(CACHE_LINE) {
+            simd.prefetch(line.as_ptr());
+        }
+        cast(bytes, stored, rounding, out);
+    }
+}
+
+#[inline(always)]
+fn cast<F: Real>(bytes: &[u8], stored: FloatType, rounding: Rounding, out: &mut [F]) {
     match stored {
         FloatType::Bf16 => {
             for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
@@ -149,6 +174,7 @@ fn narrow_f16(value: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::portable::Portable;
 
     #[test]
     fn every_half_survives_the_way_to_f32_and_back() {
@@ -171,9 +197,9 @@ mod tests {
             .flat_map(|x| x.to_le_bytes())
             .collect();
         let mut out = [0.0_f32; 4];
-        load(&bytes, FloatType::F32, Rounding::F16, &mut out);
+        load(Portable, &bytes, FloatType::F32, Rounding::F16, &mut out);
         assert_eq!(out, [1.0, 0.300_048_83, -0.0, f32::INFINITY]);
-        load(&bytes, FloatType::F32, Rounding::Bf16, &mut out);
+        load(Portable, &bytes, FloatType::F32, Rounding::Bf16, &mut out);
         assert_eq!(out[1], 0.300_781_25);
     }
 

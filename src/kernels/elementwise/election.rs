@@ -61,13 +61,14 @@ fn elect<F: Real, const N: usize>(
         }
     }
     let (mut mix, mut div) = ([F::ZERO; N], [F::ZERO; N]);
-    for (vector, weight) in vectors.iter().zip(weights) {
+    // By value: read in the loop below, the weight would be gathered, lane by lane.
+    for (vector, &weight) in vectors.iter().zip(weights) {
         let d = group(vector);
         for i in 0..N {
             let plus = sum[i] >= F::ZERO;
             let agrees = (plus & (d[i] > F::ZERO)) | (!plus & (d[i] < F::ZERO));
             mix[i] = mix[i] + if agrees { d[i] } else { F::ZERO };
-            div[i] = div[i] + if agrees { *weight } else { F::ZERO };
+            div[i] = div[i] + if agrees { weight } else { F::ZERO };
         }
     }
     (mix, div)

@@ -30,6 +30,7 @@ use crate::cpu::simd::{Kernel, portable::Portable};
 /// Slices that are handed to one kernel are of one length; a kernel panics where they are not.
 pub trait Elementwise: Real {
     /// Reads stored elements (little endian, any alignment) and casts them to the working type.
+    /// `bytes` begins with them; what comes after them is taken for what will be read next.
     fn load(isa: Isa, bytes: &[u8], stored: FloatType, rounding: Rounding, out: &mut [Self]);
     /// Casts to the stored type and writes the bytes.
     fn store(isa: Isa, values: &[Self], stored: FloatType, bytes: &mut [u8]);
@@ -66,8 +67,8 @@ pub trait Elementwise: Real {
     fn sum_of_magnitudes(isa: Isa, values: &[Self]) -> f64;
     /// `Σ a·b` in float64.
     fn sum_of_products(isa: Isa, a: &[Self], b: &[Self]) -> f64;
-    /// Zero where `draws` are not below `threshold`.
-    fn keep_drawn(isa: Isa, values: &mut [Self], draws: &[u32], threshold: u32);
+    /// Zero where the flag is 0.
+    fn keep_flagged(isa: Isa, values: &mut [Self], flags: &[u8]);
     /// Zero where the magnitude is not above `bound` (or, if `inclusive`, below it).
     fn keep_large(isa: Isa, values: &mut [Self], bound: u64, inclusive: bool);
     /// How many magnitudes equal `magnitude`.
@@ -154,8 +155,8 @@ macro_rules! compile_kernels {
                 $run(isa, sums::Products(a, b))
             }
 
-            fn keep_drawn(isa: Isa, values: &mut [Self], draws: &[u32], threshold: u32) {
-                $run(isa, selection::KeepDrawn(values, draws, threshold));
+            fn keep_flagged(isa: Isa, values: &mut [Self], flags: &[u8]) {
+                $run(isa, selection::KeepFlagged(values, flags));
             }
 
             fn keep_large(isa: Isa, values: &mut [Self], bound: u64, inclusive: bool) {

@@ -1,19 +1,23 @@
-//! Which elements stay: by random draws, or by magnitude.
+//! Which elements stay: by flags, or by magnitude.
 
 use super::{Real, Rounding};
 use crate::cpu::simd::{Kernel, Simd};
 
-pub(super) struct KeepDrawn<'a, F>(pub(super) &'a mut [F], pub(super) &'a [u32], pub(super) u32);
+pub(super) struct KeepFlagged<'a, F>(pub(super) &'a mut [F], pub(super) &'a [u8]);
 
-impl<F: Real> Kernel for KeepDrawn<'_, F> {
+impl<F: Real> Kernel for KeepFlagged<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) {
-        let Self(values, draws, threshold) = self;
-        Rounding::None.zip(values, draws, |value, draw| {
-            if draw < threshold { value } else { F::ZERO }
-        });
+        let Self(values, flags) = self;
+        Rounding::None.zip(
+            values,
+            flags,
+            |value, flag| {
+                if flag != 0 { value } else { F::ZERO }
+            },
+        );
     }
 }
 

@@ -23,7 +23,10 @@ fn outcomes<F: Elementwise>(isa: Isa, a: &[F], b: &[F]) -> Vec<u64> {
         }));
     };
     let factor = F::from_f64(0.3);
-    let draws: Vec<u32> = a.iter().map(|x| x.to_f32().to_bits() >> 8).collect();
+    let flags: Vec<u8> = a
+        .iter()
+        .map(|x| (x.to_f32().to_bits() >> 30) as u8)
+        .collect();
     let mut with = |act: &dyn Fn(&mut Vec<F>)| {
         let mut out = a.to_vec();
         act(&mut out);
@@ -40,7 +43,7 @@ fn outcomes<F: Elementwise>(isa: Isa, a: &[F], b: &[F]) -> Vec<u64> {
     }
     with(&|out| F::add_scaled(isa, out, b, factor));
     with(&|out| F::add_scaled_fused(isa, out, b, factor));
-    with(&|out| F::keep_drawn(isa, out, &draws, 1 << 22));
+    with(&|out| F::keep_flagged(isa, out, &flags));
     for bound in [0, b[0].magnitude(), u64::MAX] {
         with(&|out| F::keep_large(isa, out, bound, true));
         with(&|out| F::keep_large(isa, out, bound, false));

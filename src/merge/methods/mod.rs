@@ -30,6 +30,8 @@ mod task_vectors;
 mod ties;
 mod towards;
 
+pub(crate) use task_vectors::MAX_KEPT_BYTES;
+
 use super::dtype::FloatType;
 use super::error::MergeError;
 use super::recipe::Scalar;

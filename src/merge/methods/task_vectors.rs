@@ -10,7 +10,7 @@ use super::{
 };
 use crate::kernels::elementwise::{Elementwise, Rounding};
 use crate::merge::error::MergeError;
-use crate::merge::sparsify::{Trim, TrimBlock};
+use crate::merge::sparsify::{Kept, Trim, TrimBlock};
 use crate::merge::tensor::{Block, Tensor, Values};
 
 /// One of the eight methods.
@@ -45,6 +45,8 @@ pub(crate) enum Sparsify {
 const LEAST_DIVISOR: f64 = 1e-8;
 /// L1 norms below this are not restored.
 const LEAST_NORM: f64 = 1e-7;
+/// What may be remembered of the random draws of one tensor; larger ones are drawn twice.
+pub(crate) const MAX_KEPT_BYTES: usize = 64 << 20;
 
 const WEIGHT: Parameter = Parameter::required("weight", Scope::Input);
 const DENSITY: Parameter = Parameter::number("density", Scope::Input, 1.0);
@@ -249,7 +251,9 @@ impl TaskVectors {
                     Trim::without_outliers(tensor, input, density, input.values.number("gamma"))
                 }
                 Sparsify::Random => Trim::random(tensor.rounding, density, slot),
-                Sparsify::Ranked => Trim::ranked(density, input.values.number("epsilon"), slot),
+                Sparsify::Ranked => {
+                    Trim::ranked(tensor, density, input.values.number("epsilon"), slot)
+                }
             };
             slot += usize::from(self.draws(input.values));
             vectors.push(Vector {
@@ -262,35 +266,44 @@ impl TaskVectors {
     }
 
     /// Finds the factors that restore each L1 norm. Not 1/density: that is only its expectation.
+    /// What random draws keep is remembered for the next pass, unless that would take too much
+    /// memory.
     fn rescale<F: Elementwise>(&self, tensor: &Tensor<'_, F>, vectors: &mut [Vector<F>]) {
-        let sums = tensor.reduce(|block| self.trimmed_sums(tensor, vectors, block));
+        let drawing = vectors.iter().filter(|v| v.trim.draws()).count();
+        let remember = drawing * tensor.num_elements() / 8 <= MAX_KEPT_BYTES;
+        let mut blocks = tensor.reduce(|block| self.trimmed(tensor, vectors, block, remember));
         let of_masks = tensor.rounding.of_masks();
         for (index, vector) in vectors.iter_mut().enumerate() {
             if !vector.trim.drops() {
                 continue;
             }
-            let before: f64 = sums.iter().map(|block| block[index].0).sum();
-            let after: f64 = sums.iter().map(|block| block[index].1).sum();
+            let before: f64 = blocks.iter().map(|block| block[index].before).sum();
+            let after: f64 = blocks.iter().map(|block| block[index].after).sum();
             let (before, after): (F, F) = (of_masks.scalar(before), of_masks.scalar(after));
             let tiny = F::from_f64(LEAST_NORM);
             if before >= tiny && after >= tiny {
                 vector.factor = Some(of_masks.one(before / after));
             }
+            let kept = blocks.iter_mut().map(|block| block[index].kept.take());
+            if let Some(kept) = kept.collect() {
+                vector.trim = Trim::Kept(kept);
+            }
         }
     }
 
-    /// The L1 norms of a block of each trimmed vector, before and after trimming.
-    fn trimmed_sums<F: Elementwise>(
+    /// What trimming does to a block of each task vector.
+    fn trimmed<F: Elementwise>(
         &self,
         tensor: &Tensor<'_, F>,
         vectors: &[Vector<F>],
         block: &Block,
-    ) -> Vec<(f64, f64)> {
-        let mut sums = vec![(0.0, 0.0); vectors.len()];
+        remember: bool,
+    ) -> Vec<TrimmedBlock> {
         let mut trims: Vec<_> = vectors
             .iter()
             .map(|v| v.trim.block(tensor, block))
             .collect();
+        let mut sums = vec![(0.0, 0.0); vectors.len()];
         let (mut base, mut delta) = (Vec::new(), Vec::new());
         for chunk in tensor.row_chunks(block) {
             tensor.read_len(tensor.required_base(), chunk.start, chunk.len(), &mut base);
@@ -303,8 +316,24 @@ impl TaskVectors {
                 }
             }
         }
-        sums
+        let blocks = sums.into_iter().zip(trims);
+        let blocks = blocks.map(|((before, after), trim)| TrimmedBlock {
+            before,
+            after,
+            kept: if remember { trim.kept() } else { None },
+        });
+        blocks.collect()
     }
+}
+
+/// What trimming does to a block of a task vector.
+struct TrimmedBlock {
+    /// The L1 norm before.
+    before: f64,
+    /// The L1 norm after.
+    after: f64,
+    /// What random draws have kept, if it is to be remembered.
+    kept: Option<Kept>,
 }
 
 /// What sums of task vectors are divided by.

@@ -3,13 +3,18 @@
 //! [`Trim`] is decided once per tensor and input; [`TrimBlock`] carries it out on a block, chunk
 //! after chunk in order.
 
+mod drawn;
+mod kept;
 mod magnitude;
 mod ranks;
 
-use super::tensor::{Block, BlockDraws, Input, Tensor};
+use super::tensor::{Block, Input, Tensor};
 use crate::kernels::cpu::Isa;
 use crate::kernels::elementwise::{Elementwise, Rounding};
+use drawn::{Chances, DrawnBlock};
+use kept::KeptBlock;
 
+pub(crate) use kept::Kept;
 pub(crate) use magnitude::{Cut, CutBlock, Deltas, Values};
 
 /// A decision about one task vector of one tensor.
@@ -18,17 +23,13 @@ pub(crate) enum Trim {
     Everything,
     /// Keeps what is in the first cut and not in the second (the outliers).
     Magnitude(Cut, Option<Cut>),
-    /// Keeps elements whose 24-bit draw is below the threshold.
-    Random {
-        threshold: u32,
+    /// Keeps elements whose random draw is below their chance, as the `slot`-th input that draws.
+    Drawn {
+        chances: Chances,
         slot: usize,
     },
-    /// Keeps each element with a probability that grows with its rank in its row.
-    Ranked {
-        density: f64,
-        epsilon: f64,
-        slot: usize,
-    },
+    /// Keeps what an earlier pass has kept, by block.
+    Kept(Vec<Kept>),
 }
 
 impl Trim {
@@ -82,22 +83,27 @@ impl Trim {
             return Self::Nothing;
         }
         let probability: f32 = rounding.of_masks().scalar(density);
-        // draw * 2^-24 < p, as integers.
-        let threshold = (f64::from(probability) * f64::from(1u32 << 24)).ceil() as u32;
-        Self::Random { threshold, slot }
+        let chances = Chances::Same(drawn::threshold(probability));
+        Self::Drawn { chances, slot }
     }
 
     /// Keeps elements with probabilities from `density - epsilon` (the smallest of its row) to
     /// `density + epsilon` (the largest).
-    pub(crate) fn ranked(density: f64, epsilon: f64, slot: usize) -> Self {
+    pub(crate) fn ranked<F: Elementwise>(
+        tensor: &Tensor<'_, F>,
+        density: f64,
+        epsilon: f64,
+        slot: usize,
+    ) -> Self {
         if density >= 1.0 {
             Self::Nothing
         } else if density <= 0.0 {
             Self::Everything
         } else {
-            Self::Ranked {
-                density,
-                epsilon,
+            let of_masks = tensor.rounding.of_masks();
+            let chances = ranks::by_rank(of_masks, density, epsilon, tensor.row_len());
+            Self::Drawn {
+                chances: Chances::ByRank(chances),
                 slot,
             }
         }
@@ -106,6 +112,11 @@ impl Trim {
     /// Whether anything may be dropped.
     pub(crate) fn drops(&self) -> bool {
         !matches!(self, Self::Nothing)
+    }
+
+    /// Whether it takes random numbers.
+    pub(crate) fn draws(&self) -> bool {
+        matches!(self, Self::Drawn { .. })
     }
 
     /// The decision for one block.
@@ -121,25 +132,12 @@ impl Trim {
                 cut.block(block),
                 outliers.as_ref().map(|cut| cut.block(block)),
             ),
-            Self::Random { threshold, slot } => TrimBlock::Random {
-                threshold: *threshold,
-                draws: tensor.draws.block(*slot, block),
-                buffer: Vec::new(),
-            },
-            Self::Ranked {
-                density,
-                epsilon,
-                slot,
-            } => TrimBlock::Ranked {
-                chances: ranks::Chances::new(
-                    tensor.rounding.of_masks(),
-                    *density,
-                    *epsilon,
-                    tensor.row_len(),
-                ),
-                draws: tensor.draws.block(*slot, block),
-                buffer: Vec::new(),
-            },
+            Self::Drawn { chances, slot } => TrimBlock::Drawn(DrawnBlock::new::<F>(
+                chances,
+                tensor.draws.block(*slot, block),
+                tensor.rounding,
+            )),
+            Self::Kept(blocks) => TrimBlock::Kept(blocks[block.index].block(block.range.len())),
         }
     }
 }
@@ -149,16 +147,8 @@ pub(crate) enum TrimBlock<'t> {
     Nothing,
     Everything,
     Magnitude(CutBlock, Option<CutBlock>),
-    Random {
-        threshold: u32,
-        draws: BlockDraws<'t>,
-        buffer: Vec<u32>,
-    },
-    Ranked {
-        chances: ranks::Chances,
-        draws: BlockDraws<'t>,
-        buffer: Vec<u32>,
-    },
+    Drawn(DrawnBlock<'t>),
+    Kept(KeptBlock),
 }
 
 impl TrimBlock<'_> {
@@ -176,24 +166,16 @@ impl TrimBlock<'_> {
                     *delta = if inlier == F::ZERO { F::ZERO } else { *delta };
                 }
             }
-            Self::Random {
-                threshold,
-                draws,
-                buffer,
-            } => {
-                buffer.resize(deltas.len(), 0);
-                draws.fill(buffer);
-                F::keep_drawn(isa, deltas, buffer, *threshold);
-            }
-            Self::Ranked {
-                chances,
-                draws,
-                buffer,
-            } => {
-                buffer.resize(deltas.len(), 0);
-                draws.fill(buffer);
-                chances.apply(deltas, buffer);
-            }
+            Self::Drawn(drawn) => drawn.apply(isa, deltas),
+            Self::Kept(kept) => kept.apply(isa, deltas),
+        }
+    }
+
+    /// What random draws have kept, once all of the block's chunks are done.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        match self {
+            Self::Drawn(drawn) => Some(drawn.kept()),
+            _ => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-pub(crate) use draws::{BlockDraws, Draws, SeededStream, StreamStates};
+pub(crate) use draws::{BlockDraws, DRAW_BITS, Draws, SeededStream, StreamStates};
 pub(crate) use groups::Groups;
 pub(crate) use source::{Aligned, Folded, RowOrigin, Source, Stored};
 

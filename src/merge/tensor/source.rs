@@ -85,7 +85,7 @@ impl Stored<'_> {
         out: &mut [F],
     ) {
         let size = self.dtype.bytes();
-        let bytes = &self.bytes[start * size..(start + out.len()) * size];
+        let bytes = &self.bytes[start * size..];
         match self.through {
             None => F::load(isa, bytes, self.dtype, rounding, out),
             Some(through) => {
