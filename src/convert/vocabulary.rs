@@ -74,6 +74,9 @@ pub(super) fn append(
 }
 
 fn read(files: &TokenizerFiles<'_>, family: Family) -> Result<Vocabulary, ConvertError> {
+    if files.tokenizer.is_sentencepiece() {
+        return sentencepiece(files, family);
+    }
     let size = files.tokenizer.vocab_size();
     if size > files.vocab_size {
         return Err(fail(
@@ -83,9 +86,6 @@ fn read(files: &TokenizerFiles<'_>, family: Family) -> Result<Vocabulary, Conver
                 files.vocab_size
             ),
         ));
-    }
-    if files.tokenizer.is_sentencepiece() {
-        return sentencepiece(files, family);
     }
     let pre = files.tokenizer.gguf_pre_tokenizer().ok_or_else(|| {
         fail(
@@ -109,11 +109,12 @@ fn byte_level(files: &TokenizerFiles<'_>, pre: &'static str) -> Result<Vocabular
         };
         let added = files.tokenizer.is_added(id);
         let special = files.tokenizer.is_special(id) || looks_special(&token);
-        types.push(match (added, special) {
-            (false, _) => NORMAL,
-            (true, true) => CONTROL,
-            (true, false) => USER_DEFINED,
-        });
+        let (token, kind) = match (added, special) {
+            (false, _) => (token, NORMAL),
+            (true, true) => (token, CONTROL),
+            (true, false) => (spaces(&token), USER_DEFINED),
+        };
+        types.push(kind);
         tokens.push(token);
     }
     Ok(Vocabulary {
@@ -166,6 +167,8 @@ fn merge_pairs(files: &TokenizerFiles<'_>) -> Result<Vec<(String, String)>, Conv
         .collect()
 }
 
+/// Tokens whose ids have no row in the embedding are left out, as the reference does.
+///
 /// Pieces and scores from tokenizer.model, or from tokenizer.json where that is all there is;
 /// then everything that the other files add.
 fn sentencepiece(files: &TokenizerFiles<'_>, family: Family) -> Result<Vocabulary, ConvertError> {
@@ -206,7 +209,7 @@ fn sentencepiece(files: &TokenizerFiles<'_>, family: Family) -> Result<Vocabular
         vocabulary.tokens[id] = if control || family == Family::Phi3 {
             text.to_owned()
         } else {
-            text.replace('\u{2581}', " ")
+            spaces(text)
         };
         scores[id] = ADDED_SCORE;
     };
@@ -258,11 +261,12 @@ fn pieces_of_json(
     let num_merges = pairs.len();
     let mut made = std::collections::HashSet::new();
     for (rank, (left, right)) in pairs.iter().enumerate() {
-        let Some(id) = files.tokenizer.id(&format!("{left}{right}")) else {
-            continue;
-        };
-        if made.insert(id) {
-            scores[id as usize] = -(rank as f32);
+        let id = files.tokenizer.id(&format!("{left}{right}"));
+        let score = id.and_then(|id| scores.get_mut(id as usize));
+        if let (Some(id), Some(score)) = (id, score)
+            && made.insert(id)
+        {
+            *score = -(rank as f32);
         }
     }
     for (id, score) in scores.iter_mut().enumerate().take(num_tokens) {
@@ -271,6 +275,11 @@ fn pieces_of_json(
         }
     }
     Ok(())
+}
+
+/// Tokens that users define are matched in plain text, in which no mark stands for a space.
+fn spaces(text: &str) -> String {
+    text.replace('\u{2581}', " ")
 }
 
 fn padding(id: usize) -> String {

@@ -107,3 +107,4 @@ mod tokenizers;
 mod train;
 mod train_recipes;
 mod train_rows;
+mod unusual_tokenizers;
