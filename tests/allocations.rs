@@ -3,6 +3,7 @@
 //! The one test of its binary, because it counts what the whole process allocates.
 
 #![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(clippy::print_stderr, reason = "a test says when it skips")]
 
 #[path = "it/shared.rs"]
 mod shared;
@@ -63,7 +64,7 @@ fn a_warm_decoding_step_takes_no_memory() {
     let Some(shared) = shared::shared() else {
         return;
     };
-    let checkpoint = Checkpoint::open(&shared.join("golden/tiny/q3")).unwrap();
+    let checkpoint = Checkpoint::open(shared.join("golden/tiny/q3")).unwrap();
     let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint)).unwrap());
     for (quantize, kv_type) in [
         (Quantize::None, KvType::Auto),

@@ -57,16 +57,24 @@ mod tests {
             syncs.fetch_add(1, Ordering::Relaxed);
             Ok::<_, &str>(())
         };
-        let wrote = |bytes| write_behind(count, |behind| Ok(behind.wrote(bytes)));
+        let wrote = |bytes| {
+            write_behind(count, |behind| {
+                behind.wrote(bytes);
+                Ok(())
+            })
+        };
         assert_eq!(wrote(SYNC_BYTES - 1), Ok(()));
         assert_eq!(syncs.load(Ordering::Relaxed), 0);
         assert_eq!(wrote(SYNC_BYTES), Ok(()));
         assert_eq!(syncs.load(Ordering::Relaxed), 1);
-        let refuse = || Err("disk");
-        assert_eq!(
-            write_behind(refuse, |b| Ok(b.wrote(SYNC_BYTES))),
-            Err("disk")
+        let refused = write_behind(
+            || Err("disk"),
+            |behind| {
+                behind.wrote(SYNC_BYTES);
+                Ok(())
+            },
         );
+        assert_eq!(refused, Err("disk"));
         assert_eq!(write_behind(count, |_| Err::<(), _>("own")), Err("own"));
     }
 }
