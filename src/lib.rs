@@ -26,4 +26,5 @@ pub use micota_kernels as kernels;
 pub mod durable;
 pub mod hub;
 pub mod random;
+pub mod rows;
 pub mod yaml;

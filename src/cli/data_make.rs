@@ -3,12 +3,16 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{SamplingParams, Tokenizer};
+use crate::eval::Generator;
+use crate::eval::client::Client;
+use crate::eval::endpoint::{Endpoint, EndpointGenerator, Wire};
 use crate::eval::make::{
     Accept, Filters, Make, MakeJob, MakeProgress, Problem, Statistics, read_problems,
 };
@@ -35,9 +39,19 @@ pub(super) struct Args {
     /// Problems, JSON or one JSON object per line.
     #[arg(long, value_name = "IN")]
     problems: PathBuf,
-    /// A teacher: a folder, a GGUF file or a hub id; several take turns.
+    /// A teacher: a folder, a GGUF file, a hub id, or a model behind an OpenAI-compatible server as
+    /// http://HOST/v1#NAME; several take turns.
     #[arg(long, required = true, value_name = "MODEL")]
     model: Vec<String>,
+    /// Requests to a server that are under way at once.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    num_concurrent: u16,
+    /// The environment variable that holds the server's key.
+    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
+    api_key_env: String,
+    /// Seconds after which a request to a server has failed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    server_timeout: u64,
     /// The data to write.
     #[arg(long, value_name = "OUT.json")]
     out: PathBuf,
@@ -105,6 +119,108 @@ pub(super) struct Args {
     engine: EngineArgs,
 }
 
+/// Attempts after the first that a request to a server gets.
+const RETRIES: u32 = 3;
+
+/// Who solves the problems.
+enum Teacher {
+    /// A model in our engine.
+    Model(ModelSource),
+    /// A model behind a server.
+    Server(Endpoint),
+}
+
+impl Teacher {
+    fn find(name: &str, args: &Args) -> anyhow::Result<Self> {
+        if !(name.starts_with("http://") || name.starts_with("https://")) {
+            return Ok(Self::Model(ModelSource::find(name)?));
+        }
+        let parts = name.rsplit_once('#').filter(|(_, model)| !model.is_empty());
+        let (base_url, model) = parts.ok_or_else(|| {
+            usage(anyhow::anyhow!(
+                "--model {name}: which of the server's models? Expected http://HOST/v1#NAME"
+            ))
+        })?;
+        let wire = if args.raw_prompt {
+            Wire::Text
+        } else {
+            Wire::Chat
+        };
+        Ok(Self::Server(Endpoint {
+            url: wire.url(base_url),
+            model: model.to_owned(),
+            wire,
+            num_concurrent: args.num_concurrent.into(),
+        }))
+    }
+
+    /// What decides the bits of its solutions: not where a server is.
+    fn identity(&self, args: &Args) -> anyhow::Result<Value> {
+        Ok(match self {
+            Self::Model(source) => {
+                let checkpoint = Checkpoint::open(source.path()).map_err(usage)?;
+                json!({
+                    "fingerprint": checkpoint.fingerprint(),
+                    "compute_type": args.engine.options().compute_type.to_string(),
+                })
+            }
+            Self::Server(endpoint) => json!({
+                "served_model": endpoint.model,
+                "wire": endpoint.wire.name(),
+            }),
+        })
+    }
+
+    /// Ready to be asked: what answers, the prompts' tokens, and the tokens that end an answer.
+    fn open(&self, args: &Args, problems: &[Problem]) -> anyhow::Result<Opened> {
+        match self {
+            Self::Model(source) => {
+                let loaded = args.engine.load(source.path())?;
+                Ok(Opened {
+                    prompts: prompts(args, problems, &loaded.tokenizer)?,
+                    stop_token_ids: loaded.tokenizer.eos_token_ids().to_vec(),
+                    generator: Box::new(loaded.engine),
+                })
+            }
+            Self::Server(endpoint) => {
+                let key = std::env::var(&args.api_key_env).ok();
+                let key = key.filter(|key| !key.trim().is_empty());
+                let timeout = Duration::from_secs(args.server_timeout.max(1));
+                let client = Client::new(key, timeout, RETRIES);
+                let texts = problems.iter().enumerate().map(|(index, problem)| {
+                    let text = match endpoint.wire {
+                        Wire::Chat => json!(chat(args, problem)).to_string(),
+                        Wire::Text | Wire::Tokens => problem.instruction.clone(),
+                    };
+                    (index as u64, text)
+                });
+                let texts = texts.collect();
+                Ok(Opened {
+                    generator: Box::new(EndpointGenerator::new(&client, endpoint.clone(), texts)),
+                    // The server makes tokens, and knows where answers end.
+                    prompts: vec![Vec::new(); problems.len()],
+                    stop_token_ids: Vec::new(),
+                })
+            }
+        }
+    }
+}
+
+/// A teacher that can be asked.
+struct Opened {
+    generator: Box<dyn Generator>,
+    prompts: Vec<Vec<u32>>,
+    stop_token_ids: Vec<u32>,
+}
+
+/// A problem as messages.
+fn chat(args: &Args, problem: &Problem) -> Vec<Value> {
+    let system = args.system.iter().map(|text| ("system", text));
+    let all = system.chain([("user", &problem.instruction)]);
+    all.map(|(role, content)| json!({"role": role, "content": content}))
+        .collect()
+}
+
 /// Graders.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Judge {
@@ -138,22 +254,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         &args.suffix,
         args.limit,
     );
-    let sources = args.model.iter().map(|model| ModelSource::find(model));
-    let sources = sources.collect::<Result<Vec<_>, _>>()?;
-    let mut make = Make::open(job(args, &sources, problems.map_err(usage)?)?)?;
+    let teachers = args.model.iter().map(|model| Teacher::find(model, args));
+    let teachers = teachers.collect::<Result<Vec<_>, _>>()?;
+    let mut make = Make::open(job(args, &teachers, problems.map_err(usage)?)?)?;
     let interrupt = Interrupt::listen();
-    for (teacher, source) in sources.iter().enumerate() {
-        if !make.needs(teacher) {
+    for (index, teacher) in teachers.iter().enumerate() {
+        if !make.needs(index) {
             continue;
         }
-        let mut loaded = args.engine.load(source.path())?;
-        let prompts = prompts(args, make.problems(), &loaded.tokenizer)?;
+        let mut opened = teacher.open(args, make.problems())?;
         let mut display = ProgressDisplay::new();
         let flow = make.solve(
-            teacher,
-            &mut loaded.engine,
-            &prompts,
-            loaded.tokenizer.eos_token_ids(),
+            index,
+            &mut *opened.generator,
+            &opened.prompts,
+            &opened.stop_token_ids,
             &mut |progress| {
                 display.update(&snapshot(&progress));
                 if interrupt.is_set() {
@@ -174,14 +289,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn job(args: &Args, sources: &[ModelSource], problems: Vec<Problem>) -> anyhow::Result<MakeJob> {
-    let teachers = args.model.iter().zip(sources).map(|(name, source)| {
-        let checkpoint = Checkpoint::open(source.path()).map_err(usage)?;
-        let options = args.engine.options();
-        let identity = json!({
-            "fingerprint": checkpoint.fingerprint(),
-            "compute_type": options.compute_type.to_string(),
-        });
+fn job(args: &Args, teachers: &[Teacher], problems: Vec<Problem>) -> anyhow::Result<MakeJob> {
+    let teachers = args.model.iter().zip(teachers).map(|(name, teacher)| {
+        let identity = teacher.identity(args)?;
+        let name = match teacher {
+            Teacher::Model(_) => name,
+            Teacher::Server(endpoint) => &endpoint.model,
+        };
         let identity = identity.as_object().cloned().unwrap_or_default();
         Ok((name.clone(), identity))
     });

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::EvalError;
 use super::naming::task_of_samples_file;
-use crate::task::parquet_row;
+use crate::rows::parquet_row;
 
 /// Bytes of one row. A sample of 64 answers of 16,000 tokens has about 4 MB.
 const MAX_ROW_BYTES: u64 = 256 << 20;

@@ -11,9 +11,12 @@ use super::config::TaskConfig;
 use super::document::{Document, Origin, Row, field_names};
 use super::error::{NoData, TaskError};
 use super::hub_files;
-use super::rows::{self, EXTENSIONS};
 use super::sets::{self, DataSet, HubId};
 use crate::hub::{Hub, RepoKind};
+use crate::rows;
+
+/// File extensions of data, in the order in which they are looked for.
+const EXTENSIONS: [&str; 4] = ["jsonl", "json", "parquet", "csv"];
 
 /// Where data may come from.
 #[derive(Clone, Debug, Default)]

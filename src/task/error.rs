@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::hub::HubError;
+use crate::rows::RowsError;
 use crate::yaml::{Place, YamlError};
 
 /// An error of the `task` room.
@@ -136,6 +137,9 @@ pub enum TaskError {
     /// There is no data for a task.
     #[error("{0}")]
     NoData(Box<NoData>),
+    /// A data file that cannot be read.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
     /// A data file that does not hold rows.
     #[error("{}{}: {problem}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
     Data {

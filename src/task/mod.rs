@@ -17,7 +17,6 @@ mod hub_files;
 mod prompt;
 pub mod python;
 mod registry;
-mod rows;
 mod schema;
 mod sets;
 mod shipped;
@@ -36,7 +35,6 @@ pub use fewshot::FewshotSampler;
 pub use gen_kwargs::{DEFAULT_MAX_GEN_TOKS, GenerationConfig, parse_kwargs, parse_value};
 pub use prompt::{DEFAULT_FEWSHOT_SEED, Prompt, PromptOptions, prompts};
 pub use registry::{Registry, Selection, TaskEntry};
-pub(crate) use rows::parquet_row;
 pub use template::TextTemplate;
 
 pub use crate::yaml::Place;

@@ -1,5 +1,4 @@
-//! Data files to conversations: alpaca and sharegpt rows in JSON or JSONL, by `dataset_info.json`
-//! or by path.
+//! Data files to conversations: alpaca and sharegpt rows, by `dataset_info.json` or by path.
 
 use std::path::{Path, PathBuf};
 
@@ -90,9 +89,15 @@ pub fn load(
     Ok(rows)
 }
 
+/// Data files by their names.
+const EXTENSIONS: [&str; 4] = ["json", "jsonl", "csv", "parquet"];
+
 fn is_data_file(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "json" || extension == "jsonl")
+    path.extension().is_some_and(|extension| {
+        EXTENSIONS
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
 }
 
 fn describe(folder: &Path, name: &str) -> Result<Description, TrainError> {
@@ -174,37 +179,27 @@ fn data_files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     if files.is_empty() {
         return Err(TrainError::Data {
             path: path.to_owned(),
-            reason: "the folder holds no .json or .jsonl file".into(),
+            reason: "the folder holds no .json, .jsonl, .csv or .parquet file".into(),
         });
     }
     Ok(files)
 }
 
 fn read_rows(path: &Path) -> Result<Vec<Value>, TrainError> {
-    let fail = |reason: String| TrainError::Data {
-        path: path.to_owned(),
-        reason,
-    };
     if !is_data_file(path) {
-        return Err(fail("only .json and .jsonl files are read".into()));
+        return Err(TrainError::Data {
+            path: path.to_owned(),
+            reason: format!(
+                "expected a file with one of the endings {}",
+                EXTENSIONS.join(", ")
+            ),
+        });
     }
-    let text = std::fs::read_to_string(path).map_err(|error| TrainError::Io {
-        path: path.to_owned(),
-        error,
-    })?;
-    if text.trim_start().starts_with('[') {
-        return serde_json::from_str(&text).map_err(|error| fail(error.to_string()));
-    }
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            serde_json::from_str(line)
-                .map_err(|error| fail(format!("line {}: {error}", number + 1)))
-        })
-        .collect()
+    let rows = crate::rows::read(path)?;
+    Ok(rows
+        .into_iter()
+        .map(|(_, row)| Value::Object(row))
+        .collect())
 }
 
 fn text<'a>(row: &'a Value, column: Option<&str>) -> &'a str {
@@ -318,6 +313,24 @@ mod tests {
         let row = json!({"instruction": "a", "output": null});
         assert_eq!(conversation(&plain, &row), Ok(None));
         assert!(conversation(&plain, &json!({"instruction": "a"})).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_all_its_files_whatever_their_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        put("b.csv", "instruction,output\n\"1 +\n1?\",2\n");
+        put("a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n");
+        put("notes.txt", "unread");
+        let name = folder.path().display().to_string();
+        let rows = load(&[name], Path::new("nowhere"), None).unwrap();
+        let turns: Vec<_> = rows
+            .into_iter()
+            .flatten()
+            .flat_map(|row| row.turns)
+            .collect();
+        let turn = |user: &str, answer: &str| (user.to_owned(), answer.to_owned());
+        assert_eq!(turns, [turn("x", "y"), turn("1 +\n1?", "2")]);
     }
 
     #[test]

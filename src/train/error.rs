@@ -64,6 +64,9 @@ pub enum TrainError {
     /// A model or tokenizer file cannot be read or written.
     #[error(transparent)]
     Format(#[from] crate::formats::FormatError),
+    /// A data file cannot be read.
+    #[error(transparent)]
+    Rows(#[from] crate::rows::RowsError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -1,5 +1,6 @@
 //! What a run will hold in memory, before it starts.
 
+use super::decoder::LOGITS_AT_ONCE;
 use crate::model::DecoderSpec;
 
 /// Bytes by purpose. An estimate: activations are counted for the longest batch, the program
@@ -40,20 +41,23 @@ pub struct Sizes {
 pub fn estimate(spec: &DecoderSpec, sizes: &Sizes) -> MemoryEstimate {
     let per_token = |values: usize| 4 * values as u64 * sizes.tokens as u64;
     let (hidden, middle) = (spec.hidden_size, spec.intermediate_size);
-    // A layer keeps its input, both norms, both residual sums and projections before and after
-    // rotation, the attention's output, gate, up and their product.
-    let layer = per_token(6 * hidden + 3 * spec.q_size() + 3 * spec.kv_size() + 4 * middle);
-    let kept_layers = if sizes.recompute {
-        per_token(hidden) * spec.num_hidden_layers as u64 + 2 * layer
+    // A layer keeps its input, the sum between its halves, queries, keys, values (twice where they
+    // are normed), attention's output and normalisers, gate and up.
+    let normed = usize::from(spec.qk_norm) * (spec.q_size() + spec.kv_size());
+    let projected = 2 * spec.q_size() + 2 * spec.kv_size() + normed;
+    let layer = per_token(2 * hidden + projected + spec.num_attention_heads + 2 * middle);
+    let kept = if sizes.recompute {
+        per_token(hidden) * spec.num_hidden_layers as u64 + layer
     } else {
-        layer * (spec.num_hidden_layers as u64 + 1)
+        layer * spec.num_hidden_layers as u64
     };
-    // Logits and their gradient, if every token had a label.
-    let head = 2 * per_token(spec.vocab_size);
+    // The gradients of one layer, the widest at a time, and the logits of a part of the rows.
+    let working = per_token(4 * hidden + spec.q_size().max(middle));
+    let logits = per_token(spec.vocab_size).min(4 * LOGITS_AT_ONCE as u64);
     MemoryEstimate {
         weights: (sizes.num_frozen * sizes.frozen_bytes + 4 * sizes.num_trained) as u64,
         optimizer: 12 * sizes.num_trained as u64,
-        activations: kept_layers + head,
+        activations: kept + working + logits,
     }
 }
 

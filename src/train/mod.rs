@@ -1,4 +1,4 @@
-//! Supervised fine-tuning on candle's autograd: recipe, rows, batches, decoder with gradients,
+//! Supervised fine-tuning: recipe, rows, batches, decoder with gradients,
 //! optimiser, schedule, loop. Reads the recipes and data formats of LLaMA-Factory.
 
 pub mod recipe;
@@ -19,7 +19,6 @@ pub mod adapter;
 pub mod decoder;
 pub mod init;
 pub mod memory;
-pub mod ops;
 
 pub mod optimizer;
 pub mod schedule;

@@ -1,8 +1,14 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter 2019), gradient clipping, and state
 //! that can be saved. Moments are f32 whatever the parameter's dtype.
 
-use candle_core::backprop::GradStore;
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Result, Tensor, Var};
+
+use super::tensors::with_f32_mut;
+use crate::kernels::cpu::Start;
+use crate::kernels::grad::adamw::{Update, update};
+use crate::kernels::grad::sums::sum_of_squares;
 
 /// The optimiser's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,12 +59,13 @@ impl AdamW {
         let parameters = trained
             .into_iter()
             .map(|(name, var)| {
-                let zeros = var.as_tensor().zeros_like()?.to_dtype(DType::F32)?;
+                let (shape, device) = (var.as_tensor().shape(), var.as_tensor().device());
+                let zeros = || Tensor::zeros(shape, DType::F32, device);
                 Ok(Parameter {
+                    exp_avg: zeros()?,
+                    exp_avg_sq: zeros()?,
                     name,
                     var,
-                    exp_avg: zeros.clone(),
-                    exp_avg_sq: zeros,
                 })
             })
             .collect::<Result<_>>()?;
@@ -107,79 +114,115 @@ impl AdamW {
         } = self.config;
         let correction1 = 1.0 - beta1.powi(self.step as i32);
         let correction2 = 1.0 - beta2.powi(self.step as i32);
-        for (parameter, gradient) in self.parameters.iter_mut().zip(&gradients.tensors) {
-            let gradient = match gradient {
-                Some(gradient) => (gradient * gradient_scale)?,
-                None => parameter.exp_avg.zeros_like()?,
-            };
-            let exp_avg = ((&parameter.exp_avg * beta1)? + (&gradient * (1.0 - beta1))?)?;
-            let exp_avg_sq =
-                ((&parameter.exp_avg_sq * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let denominator = ((&exp_avg_sq / correction2)?.sqrt()? + epsilon)?;
-            let update = ((&exp_avg / correction1)? / denominator)?;
+        for parameter in &self.parameters {
             let decay = if decays(&parameter.name) {
                 1.0 - rate * weight_decay
             } else {
                 1.0
             };
-            let weights = parameter.var.as_tensor().detach();
-            parameter
-                .var
-                .set(&((weights * decay)? - (update * rate)?)?)?;
-            parameter.exp_avg = exp_avg.detach();
-            parameter.exp_avg_sq = exp_avg_sq.detach();
+            let with = Update {
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                epsilon: epsilon as f32,
+                rate: rate as f32,
+                correction1: correction1 as f32,
+                correction2: correction2 as f32,
+                decay: decay as f32,
+                gradient_scale: gradient_scale as f32,
+            };
+            let gradient = gradients.values(&parameter.name);
+            with_f32_mut(parameter.var.as_tensor(), |weights| {
+                with_f32_mut(&parameter.exp_avg, |exp_avg| {
+                    with_f32_mut(&parameter.exp_avg_sq, |exp_avg_sq| {
+                        update(&with, weights, exp_avg, exp_avg_sq, gradient);
+                        Ok(())
+                    })
+                })
+            })?;
         }
         Ok(())
     }
+
+    /// No gradients yet, for each of the parameters.
+    pub fn no_gradients(&self) -> Gradients {
+        let parameters = self.parameters.iter();
+        Gradients::of(parameters.map(|parameter| {
+            let count = parameter.var.as_tensor().elem_count();
+            (parameter.name.clone(), count)
+        }))
+    }
 }
 
-/// Gradients of the trained tensors, summed over micro-batches.
+/// Gradients of the trained tensors by name, summed over micro-batches. Their memory is kept when
+/// they are cleared.
 pub struct Gradients {
-    /// In the optimiser's order; `None` as long as nothing was added.
-    tensors: Vec<Option<Tensor>>,
+    tensors: BTreeMap<String, Gradient>,
+}
+
+struct Gradient {
+    values: Vec<f32>,
+    /// Whether anything was added; before, the values mean nothing.
+    is_set: bool,
 }
 
 impl Gradients {
-    /// No gradients yet, for the optimiser's parameters.
-    pub fn new(optimizer: &AdamW) -> Self {
+    /// No gradients yet, for tensors with this many values each.
+    pub fn of(tensors: impl IntoIterator<Item = (String, usize)>) -> Self {
+        let empty = |count| Gradient {
+            values: vec![0.0; count],
+            is_set: false,
+        };
+        let tensors = tensors.into_iter();
         Self {
-            tensors: vec![None; optimizer.parameters.len()],
+            tensors: tensors.map(|(name, count)| (name, empty(count))).collect(),
         }
     }
 
-    /// Adds what one backward pass produced. A parameter that the loss does not depend on adds 0.
-    ///
-    /// # Errors
-    /// A tensor operation fails.
-    pub fn add(&mut self, optimizer: &AdamW, store: &GradStore) -> Result<()> {
-        for (sum, parameter) in self.tensors.iter_mut().zip(&optimizer.parameters) {
-            let Some(gradient) = store.get(parameter.var.as_tensor()) else {
-                continue;
-            };
-            let gradient = gradient.to_dtype(DType::F32)?;
-            *sum = Some(match sum.take() {
-                Some(before) => (before + gradient)?.detach(),
-                None => gradient.detach(),
-            });
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        for gradient in self.tensors.values_mut() {
+            gradient.is_set = false;
         }
-        Ok(())
+    }
+
+    /// Whether a tensor is trained.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's gradient; `None` where nothing depended on it, or it is not trained.
+    pub fn values(&self, name: &str) -> Option<&[f32]> {
+        let gradient = self.tensors.get(name)?;
+        gradient.is_set.then_some(&gradient.values)
+    }
+
+    /// Where a product is to be put, and what it begins with; `None` for what is not trained.
+    pub(super) fn product(&mut self, name: &str) -> Option<(&mut [f32], Start<'static>)> {
+        let gradient = self.tensors.get_mut(name)?;
+        let start = if gradient.is_set {
+            Start::Present
+        } else {
+            Start::Zero
+        };
+        gradient.is_set = true;
+        Some((&mut gradient.values, start))
+    }
+
+    /// A sum to add to; `None` for what is not trained.
+    pub(super) fn sum(&mut self, name: &str) -> Option<&mut [f32]> {
+        let gradient = self.tensors.get_mut(name)?;
+        if !gradient.is_set {
+            gradient.values.fill(0.0);
+            gradient.is_set = true;
+        }
+        Some(&mut gradient.values)
     }
 
     /// The L2 norm over all of them.
-    ///
-    /// # Errors
-    /// A tensor operation fails.
-    pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for tensor in self.tensors.iter().flatten() {
-            sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-        Ok(sum.sqrt())
-    }
-
-    /// The gradients, in the optimiser's order; `None` for a parameter that nothing depended on.
-    pub fn tensors(&self) -> &[Option<Tensor>] {
-        &self.tensors
+    pub fn norm(&self) -> f64 {
+        let set = self.tensors.values().filter(|gradient| gradient.is_set);
+        let squares = set.map(|gradient| sum_of_squares(&gradient.values));
+        squares.sum::<f64>().sqrt()
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Trainer {
     decoder: Decoder,
     optimizer: AdamW,
     config: StepConfig,
+    /// The last step's gradients, whose memory the next one's take.
+    gradients: Option<Gradients>,
 }
 
 /// What is trained: the whole model, or adapters over a frozen one.
@@ -105,6 +107,7 @@ impl Trainer {
             decoder,
             optimizer: AdamW::new(config.optimizer, vars)?,
             config,
+            gradients: None,
         })
     }
 
@@ -116,13 +119,18 @@ impl Trainer {
     /// # Errors
     /// A tensor operation fails. Weights are updated only when everything before succeeded.
     pub fn step(&mut self, micro_batches: &[Batch]) -> Result<StepReport> {
-        let (gradients, loss) = self.gradients(micro_batches)?;
-        let grad_norm = gradients.norm()?;
+        let mut gradients = match self.gradients.take() {
+            Some(gradients) => gradients,
+            None => self.optimizer.no_gradients(),
+        };
+        let loss = self.accumulate(micro_batches, &mut gradients)?;
+        let grad_norm = gradients.norm();
         let clip = self.clip_factor(grad_norm);
         let learning_rate = self.config.schedule.rate(self.optimizer.step_count());
         if loss.is_finite() && grad_norm.is_finite() {
             self.optimizer.step(&gradients, learning_rate, clip)?;
         }
+        self.gradients = Some(gradients);
         Ok(StepReport {
             step: self.optimizer.step_count(),
             loss,
@@ -137,9 +145,15 @@ impl Trainer {
     /// # Errors
     /// A tensor operation fails.
     pub fn gradients(&self, micro_batches: &[Batch]) -> Result<(Gradients, f64)> {
+        let mut gradients = self.optimizer.no_gradients();
+        let loss = self.accumulate(micro_batches, &mut gradients)?;
+        Ok((gradients, loss))
+    }
+
+    fn accumulate(&self, micro_batches: &[Batch], gradients: &mut Gradients) -> Result<f64> {
+        gradients.clear();
         let num_labels: usize = micro_batches.iter().map(Batch::num_labels).sum();
         let share = 1.0 / num_labels.max(1) as f64;
-        let mut gradients = Gradients::new(&self.optimizer);
         let mut loss = 0.0;
         for (micro_batch, batch) in micro_batches.iter().enumerate() {
             let dropout = Dropout {
@@ -147,11 +161,9 @@ impl Trainer {
                 micro_batch,
                 ..self.config.dropout
             };
-            loss += self.decoder.backward(batch, share, dropout, &mut |store| {
-                gradients.add(&self.optimizer, store)
-            })?;
+            loss += self.decoder.backward(batch, share, dropout, gradients)?;
         }
-        Ok((gradients, loss))
+        Ok(loss)
     }
 
     /// Mean loss per predicted label of one batch, without touching anything: for evaluation.

@@ -339,3 +339,39 @@ fn answers_under_way_when_another_request_fails_are_kept() {
     assert!(stderr(&output).contains("3 answers are there from an earlier run"));
     assert_eq!(server.asked().len(), 13);
 }
+
+#[test]
+fn a_server_can_be_a_teacher() {
+    let server = Server::start(|_, asked| {
+        let text = solve(question(&asked.body));
+        let reply = json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 40, "completion_tokens": 6}});
+        (200, reply)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("data.json");
+    let make = |limit: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+        command.args(["data", "make", "--problems", "tasks/demo-arith/test.jsonl"]);
+        command.args(["--limit", limit, "--system", "Think.", "--out"]);
+        command.arg(&out).arg("--model");
+        command.arg(format!("{}#big", server.url));
+        command.env_remove("OPENAI_API_KEY");
+        command.output().unwrap()
+    };
+    let output = make("5");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records: Vec<Value> = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    assert_eq!(records.len(), 5);
+    assert_eq!(records[0]["model"], "big");
+    assert_eq!(records[0]["answer"], records[0]["resp_answer"]);
+    let asked = server.asked();
+    assert_eq!(
+        (asked.len(), asked[0].path.as_str()),
+        (5, "/v1/chat/completions")
+    );
+    assert_eq!(asked[0].body["messages"][0]["content"], "Think.");
+    // Everything is in the journal: nobody is asked again.
+    assert!(make("5").status.success());
+    assert_eq!(server.asked().len(), 5);
+}

@@ -105,6 +105,7 @@ mod task_rendering;
 mod tidy;
 mod tokenizers;
 mod train;
+mod train_graph;
 mod train_recipes;
 mod train_rows;
 mod unusual_tokenizers;

@@ -7,8 +7,11 @@ use regex::Regex;
 
 /// Each room and the rooms of this crate that it may name. `cli` may name all.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("eval", &["task", "grade", "engine", "durable", "random"]),
-    ("task", &["durable", "hub", "random", "yaml"]),
+    (
+        "eval",
+        &["task", "grade", "engine", "durable", "random", "rows"],
+    ),
+    ("task", &["durable", "hub", "random", "rows", "yaml"]),
     ("grade", &["random"]),
     ("engine", &["model", "kernels", "formats", "random"]),
     ("model", &["kernels", "formats"]),
@@ -19,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "train",
-        &["model", "formats", "kernels", "durable", "random"],
+        &["model", "formats", "kernels", "durable", "random", "rows"],
     ),
     ("data", &["random"]),
     ("formats", &["durable"]),
@@ -27,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("hub", &["durable"]),
     ("durable", &[]),
     ("random", &["kernels"]),
+    ("rows", &[]),
     ("yaml", &[]),
 ];
 

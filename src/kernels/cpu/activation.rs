@@ -35,7 +35,7 @@ pub(super) const EXP_POLYNOMIAL: [f32; 6] = [
 ///
 /// *Source*: range reduction by [`LN_2`] and [`EXP_POLYNOMIAL`].
 #[inline(always)]
-pub(super) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let lowest = simd.splat(EXP_LOWEST);
     let clamped = simd.min(simd.max(x, lowest), simd.splat(EXP_HIGHEST));
     let n = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));
@@ -89,7 +89,7 @@ pub(super) fn exp2<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 
 /// `1 / (1 + exp(-x))`.
 #[inline(always)]
-fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let one = simd.splat(1.0);
     let negative = simd.sub(simd.splat(0.0), x);
     simd.div(one, simd.add(one, exp(simd, negative)))

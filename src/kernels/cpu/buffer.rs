@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
-use super::line::Line;
+use super::line::{FlattenLines, Line};
+use super::simd::LANES;
 
 /// Types of which any bytes are a value and of which zero bytes are the default.
 ///
@@ -105,6 +106,37 @@ impl<W: Plain> DerefMut for LineBuffer<W> {
         };
         // SAFETY: as above; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Values for intermediate results, in huge pages where the system grants them, on a cache line.
+#[derive(Debug)]
+pub struct FloatBuffer {
+    lines: LineBuffer<f32>,
+}
+
+impl FloatBuffer {
+    /// At least `len` zeros.
+    ///
+    /// # Errors
+    /// The system refused the memory.
+    pub fn zeros(len: usize) -> std::io::Result<Self> {
+        let lines = LineBuffer::zeros(len.div_ceil(LANES))?;
+        Ok(Self { lines })
+    }
+}
+
+impl Deref for FloatBuffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.lines.as_flattened_words()
+    }
+}
+
+impl DerefMut for FloatBuffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.lines.as_flattened_words_mut()
     }
 }
 

@@ -13,17 +13,18 @@
     reason = "vector instructions, and threads that write disjoint parts of one buffer"
 )]
 
-mod activation;
+pub(crate) mod activation;
 mod attention;
 mod buffer;
 mod compiled;
-mod disjoint;
+pub(crate) mod disjoint;
 mod ints;
-mod isa;
+pub(crate) mod isa;
 mod kv;
-mod line;
+pub(crate) mod line;
 mod linear;
 mod logits;
+pub(crate) mod matmul;
 mod norm;
 mod plan;
 mod pool;
@@ -37,7 +38,7 @@ mod tile;
 
 pub use activation::{Activation, soft_cap_all};
 pub use attention::{AttentionScratch, attention};
-pub use buffer::Plain;
+pub use buffer::{FloatBuffer, Plain};
 pub use ints::{
     GROUP, IntFormat, IntGatedMatrix, IntMatrix, IntRow, IntRows, gated_linear_ints, linear_ints,
     linear_ints_strided, quantise_rows,
@@ -47,6 +48,7 @@ pub use kv::{KvCache, KvFormat, KvShape};
 pub use line::{Arithmetic, Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
 pub use logits::{Greatest, LOGITS_PER_BLOCK, exp_of_nonpositive, greatest, sum_of_exponentials};
+pub use matmul::{Matrix, Precision, Start, Values, multiply};
 pub use norm::{Vector, add_rms_norm, rms_norm};
 pub use plan::{Plan, PlanError, SequenceRows};
 pub use pool::ThreadPool;

@@ -1,29 +1,29 @@
-//! A bias added to every row, and its gradient: the column sums, accumulated in f64 because the
-//! gradient of a key bias nearly cancels.
+//! The gradient of a bias that is added to every row: the column sums, in double precision because
+//! those of a key's bias nearly cancel. (The bias is added where the product is made.)
 
 use rayon::prelude::*;
 
-/// Forward. Shapes: `x`, `y`: `[rows, width]`, `bias`: `[width]`.
-pub fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
-    let width = bias.len();
-    y.par_chunks_mut(width)
-        .zip(x.par_chunks(width))
-        .for_each(|(y, x)| {
-            for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
-                *y = x + b;
-            }
-        });
-}
+use super::ROWS_PER_TASK;
 
-/// The bias's gradient, `[width]`; the gradient of `x` is `dy` itself.
-pub fn backward(dy: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; width];
-    for row in dy.chunks(width) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += f64::from(*value);
-        }
+/// Adds the column sums of `dy`, `[rows, width]`, to `dbias`, `[width]`.
+pub fn backward(dy: &[f32], dbias: &mut [f32]) {
+    let width = dbias.len();
+    let partial: Vec<Vec<f64>> = dy
+        .par_chunks(ROWS_PER_TASK * width)
+        .map(|dy| {
+            let mut sums = vec![0.0f64; width];
+            for row in dy.chunks(width) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(*value);
+                }
+            }
+            sums
+        })
+        .collect();
+    for (column, dbias) in dbias.iter_mut().enumerate() {
+        let sums = partial.iter().map(|sums| sums[column]);
+        *dbias += sums.sum::<f64>() as f32;
     }
-    sums.into_iter().map(|sum| sum as f32).collect()
 }
 
 #[cfg(test)]
@@ -32,6 +32,8 @@ mod tests {
 
     #[test]
     fn the_gradient_is_the_column_sum() {
-        assert_eq!(backward(&[1.0, 2.0, 1e8, 3.0, -1e8, 4.0], 2), [1.0, 9.0]);
+        let mut sums = [0.5, 0.0];
+        backward(&[1.0, 2.0, 1e8, 3.0, -1e8, 4.0], &mut sums);
+        assert_eq!(sums, [1.5, 9.0]);
     }
 }

@@ -1,15 +1,36 @@
 //! Forward and backward passes of the fused layers that training uses, on f32 slices.
 //!
-//! Each pair is one file. Work is split over rows or heads, never over a sum, so results do not
-//! depend on the number of threads. Every backward is checked against finite differences of its
-//! forward. Matrix products are not here: the autograd library's own are good.
+//! Each pair is one file. Work is cut at fixed places and parts of sums are added in order, so
+//! results do not depend on the number of threads. Every backward is checked against finite
+//! differences of its forward. Matrix products are in `cpu/matmul.rs`.
 
+#![allow(
+    unsafe_code,
+    reason = "tasks of attention write disjoint columns of one buffer"
+)]
+
+pub mod adamw;
 pub mod attention;
 pub mod bias;
 pub mod cross_entropy;
 pub mod rms_norm;
 pub mod rope;
 pub mod silu_mul;
+pub mod sums;
+
+/// Rows that a task takes, and that a part of a sum over rows is made of.
+const ROWS_PER_TASK: usize = 32;
+
+/// The same of layers that know no rows.
+const VALUES_PER_TASK: usize = 1 << 14;
+
+/// Adds parts of a sum over rows in their order.
+fn add_partial_sums(parts: &[Vec<f32>], sums: &mut [f32]) {
+    for (column, sum) in sums.iter_mut().enumerate() {
+        let parts = parts.iter().map(|part| f64::from(part[column]));
+        *sum += parts.sum::<f64>() as f32;
+    }
+}
 
 /// Central differences of `loss` at `x`, for the tests of the backward passes.
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::ROWS_PER_TASK;
+
 /// Which way to turn: forward, or back for the gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -12,18 +14,17 @@ pub enum Direction {
     Backward,
 }
 
-/// Rotates every head of every row.
+/// Rotates every head of every row, in place.
 ///
-/// Shapes: `x`, `y`: `[rows, num_heads * head_dim]`; `cos`, `sin`: `[rows, rotary_dim / 2]`, the
-/// row's position already looked up. Elements beyond `rotary_dim` are copied.
+/// Shapes: `x`: `[rows, num_heads * head_dim]`; `cos`, `sin`: `[rows, rotary_dim / 2]`, the
+/// row's position already looked up. Elements beyond `rotary_dim` stay.
 pub fn rotate(
-    x: &[f32],
+    x: &mut [f32],
     cos: &[f32],
     sin: &[f32],
     num_heads: usize,
     head_dim: usize,
     direction: Direction,
-    y: &mut [f32],
 ) {
     let width = num_heads * head_dim;
     let half = cos.len() / (x.len() / width).max(1);
@@ -32,17 +33,21 @@ pub fn rotate(
     } else {
         -1.0
     };
-    y.par_chunks_mut(width)
-        .zip(x.par_chunks(width))
-        .zip(cos.par_chunks(half).zip(sin.par_chunks(half)))
-        .for_each(|((y, x), (cos, sin))| {
-            for (y, x) in y.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
-                for i in 0..half {
-                    let (a, b, c, s) = (x[i], x[i + half], cos[i], sin[i] * sign);
-                    y[i] = a * c - b * s;
-                    y[i + half] = b * c + a * s;
+    x.par_chunks_mut(ROWS_PER_TASK * width)
+        .zip(cos.par_chunks(ROWS_PER_TASK * half))
+        .zip(sin.par_chunks(ROWS_PER_TASK * half))
+        .for_each(|((x, cos), sin)| {
+            let angles = cos.chunks(half).zip(sin.chunks(half));
+            for (x, (cos, sin)) in x.chunks_mut(width).zip(angles) {
+                for head in x.chunks_mut(head_dim) {
+                    let (first, rest) = head.split_at_mut(half);
+                    let pairs = first.iter_mut().zip(rest);
+                    for ((a, b), (c, s)) in pairs.zip(cos.iter().zip(sin)) {
+                        let (x, y, s) = (*a, *b, s * sign);
+                        *a = x * c - y * s;
+                        *b = y * c + x * s;
+                    }
                 }
-                y[2 * half..].copy_from_slice(&x[2 * half..]);
             }
         });
 }
@@ -58,9 +63,11 @@ mod tests {
         let angles = test_values(2, 2 * 2);
         let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
         let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
-        let (mut y, mut back) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        rotate(&x, &cos, &sin, 2, 6, Direction::Forward, &mut y);
-        rotate(&y, &cos, &sin, 2, 6, Direction::Backward, &mut back);
+        let mut y = x.clone();
+        rotate(&mut y, &cos, &sin, 2, 6, Direction::Forward);
+        let mut back = y.clone();
+        rotate(&mut back, &cos, &sin, 2, 6, Direction::Backward);
+        assert_ne!(&y[..4], &x[..4]);
         assert_eq!(
             &y[4..6],
             &x[4..6],

@@ -2,42 +2,77 @@
 
 use rayon::prelude::*;
 
-/// Elements that one task handles: large enough to hide the cost of handing it over.
-const CHUNK: usize = 1 << 14;
+use super::VALUES_PER_TASK;
+use crate::cpu::activation::sigmoid;
+use crate::cpu::isa::Isa;
+use crate::cpu::matmul::{load, store};
+use crate::cpu::simd::{Kernel, LANES, Simd};
 
 /// Forward, elementwise over equal shapes.
 pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK)
-        .zip(gate.par_chunks(CHUNK))
-        .zip(up.par_chunks(CHUNK))
-        .for_each(|((y, gate), up)| {
-            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g * sigmoid(*g) * u;
-            }
-        });
+    let isa = Isa::detect();
+    assert!(gate.len() == y.len() && up.len() == y.len());
+    y.par_chunks_mut(VALUES_PER_TASK)
+        .zip(gate.par_chunks(VALUES_PER_TASK))
+        .zip(up.par_chunks(VALUES_PER_TASK))
+        .for_each(|((y, gate), up)| isa.run_elementwise(Forward { gate, up, y }));
 }
 
-/// Backward: fills `dgate` and `dup`.
-pub fn backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    let inputs = gate
-        .par_chunks(CHUNK)
-        .zip(up.par_chunks(CHUNK))
-        .zip(dy.par_chunks(CHUNK));
-    let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
-    inputs
-        .zip(outputs)
-        .for_each(|(((gate, up), dy), (dgate, dup))| {
-            let inputs = gate.iter().zip(up).zip(dy);
-            for (((g, u), dy), (dg, du)) in inputs.zip(dgate.iter_mut().zip(dup)) {
-                let s = sigmoid(*g);
-                *du = dy * g * s;
-                *dg = dy * u * s * (1.0 + g * (1.0 - s));
-            }
-        });
+struct Forward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    y: &'a mut [f32],
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let inputs = self.gate.chunks(LANES).zip(self.up.chunks(LANES));
+        for (y, (gate, up)) in self.y.chunks_mut(LANES).zip(inputs) {
+            let gate = load(simd, gate);
+            let silu = simd.mul(gate, sigmoid(simd, gate));
+            store(simd, simd.mul(silu, load(simd, up)), y);
+        }
+    }
+}
+
+/// Backward in place: `gate` and `up` become their gradients, and `y`, which holds the gradient of
+/// the output, becomes the output again.
+pub fn backward(gate: &mut [f32], up: &mut [f32], y: &mut [f32]) {
+    let isa = Isa::detect();
+    assert!(gate.len() == y.len() && up.len() == y.len());
+    y.par_chunks_mut(VALUES_PER_TASK)
+        .zip(gate.par_chunks_mut(VALUES_PER_TASK))
+        .zip(up.par_chunks_mut(VALUES_PER_TASK))
+        .for_each(|((y, gate), up)| isa.run_elementwise(Backward { gate, up, y }));
+}
+
+struct Backward<'a> {
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let one = simd.splat(1.0);
+        let inputs = self.gate.chunks_mut(LANES).zip(self.up.chunks_mut(LANES));
+        for (y, (gate, up)) in self.y.chunks_mut(LANES).zip(inputs) {
+            let (g, u, dy) = (load(simd, gate), load(simd, up), load(simd, y));
+            let s = sigmoid(simd, g);
+            let silu = simd.mul(g, s);
+            // silu' = s + g s (1 - s)
+            let slope = simd.mul_add(silu, simd.sub(one, s), s);
+            store(simd, simd.mul(simd.mul(dy, u), slope), gate);
+            store(simd, simd.mul(dy, silu), up);
+            store(simd, simd.mul(silu, u), y);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -48,14 +83,19 @@ mod tests {
     #[test]
     fn backward_matches_finite_differences() {
         let (gate, up, dy) = (test_values(1, 24), test_values(2, 24), test_values(3, 24));
-        let loss = |g: &[f32], u: &[f32]| -> f64 {
+        let output = |g: &[f32], u: &[f32]| {
             let mut y = vec![0.0; g.len()];
             forward(g, u, &mut y);
+            y
+        };
+        let loss = |g: &[f32], u: &[f32]| -> f64 {
+            let y = output(g, u);
             y.iter().zip(&dy).map(|(y, d)| f64::from(y * d)).sum()
         };
-        let (mut dg, mut du) = (vec![0.0; 24], vec![0.0; 24]);
-        backward(&gate, &up, &dy, &mut dg, &mut du);
+        let (mut dg, mut du, mut y) = (gate.clone(), up.clone(), dy.clone());
+        backward(&mut dg, &mut du, &mut y);
         assert_close("dgate", &dg, &numeric_gradient(&gate, |g| loss(g, &up)));
         assert_close("dup", &du, &numeric_gradient(&up, |u| loss(&gate, u)));
+        assert_eq!(y, output(&gate, &up));
     }
 }

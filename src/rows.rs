@@ -1,15 +1,13 @@
-//! Reading rows from a file: JSON lines, a JSON list, or Parquet.
+//! Reading rows from a file: JSON lines, a JSON list, CSV, or Parquet.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
-
-use super::error::TaskError;
 
 /// Bytes of one row as JSON. The longest benchmark row has 90 KB.
 const MAX_ROW_BYTES: usize = 64 << 20;
@@ -21,22 +19,45 @@ const MAX_JSON_BYTES: u64 = 4 << 30;
 const MAX_DEPTH: usize = 32;
 
 /// A row with its line (or index) in the file, from 1.
-pub(super) type NumberedRow = (usize, Map<String, Value>);
+pub type NumberedRow = (usize, Map<String, Value>);
 
-/// File extensions that can be read, in the order in which they are looked for.
-pub(super) const EXTENSIONS: [&str; 3] = ["jsonl", "json", "parquet"];
+/// A file that cannot be read as rows.
+#[derive(Debug, thiserror::Error)]
+pub enum RowsError {
+    /// A file that does not hold rows.
+    #[error("{}{}: {problem}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where the file has lines.
+        line: Option<usize>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
 
-/// Reads all rows of a file, by its extension: `.parquet`, else JSON lines or a JSON list,
-/// whichever its first character says.
+/// Reads all rows of a file, by its extension: `.parquet`, `.csv` (a line of names, then texts), else
+/// JSON lines or a JSON list, whichever its first character says.
 ///
 /// # Errors
 /// The file cannot be read, or a line is not a JSON object; the line is named.
-pub(super) fn read(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
+pub fn read(path: &Path) -> Result<Vec<NumberedRow>, RowsError> {
     let extension = path.extension().unwrap_or_default();
     if extension.eq_ignore_ascii_case("parquet") {
         return read_parquet(path);
     }
-    let io = |source| TaskError::Io {
+    if extension.eq_ignore_ascii_case("csv") {
+        return read_csv(path);
+    }
+    let io = |source| RowsError::Io {
         path: path.to_owned(),
         source,
     };
@@ -68,15 +89,15 @@ fn skip_mark(reader: &mut impl BufRead) -> std::io::Result<()> {
     Ok(())
 }
 
-fn data(path: &Path, line: Option<usize>, problem: String) -> TaskError {
-    TaskError::Data {
+fn data(path: &Path, line: Option<usize>, problem: String) -> RowsError {
+    RowsError::Data {
         path: path.to_owned(),
         line,
         problem,
     }
 }
 
-fn read_list(path: &Path, reader: impl Read) -> Result<Vec<NumberedRow>, TaskError> {
+fn read_list(path: &Path, reader: impl Read) -> Result<Vec<NumberedRow>, RowsError> {
     let items: Vec<Value> = serde_json::from_reader(reader)
         .map_err(|error| data(path, Some(error.line()), format!("not JSON: {error}")))?;
     let items = items.into_iter().enumerate();
@@ -91,7 +112,7 @@ fn read_list(path: &Path, reader: impl Read) -> Result<Vec<NumberedRow>, TaskErr
         .collect()
 }
 
-fn read_lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<NumberedRow>, TaskError> {
+fn read_lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<NumberedRow>, RowsError> {
     let mut rows = Vec::new();
     let mut line = Vec::new();
     let mut number = 0;
@@ -101,7 +122,7 @@ fn read_lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<NumberedRow>,
         let limited = &mut (&mut reader).take(MAX_ROW_BYTES as u64 + 1);
         let length = limited
             .read_until(b'\n', &mut line)
-            .map_err(|source| TaskError::Io {
+            .map_err(|source| RowsError::Io {
                 path: path.to_owned(),
                 source,
             })?;
@@ -129,7 +150,29 @@ fn read_lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<NumberedRow>,
     }
 }
 
-fn read_parquet(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
+/// A field is a text, whatever it looks like, as nobody can say what else it was meant to be.
+fn read_csv(path: &Path) -> Result<Vec<NumberedRow>, RowsError> {
+    let damaged = |error: csv::Error| {
+        let line = error.position().map(|place| place.line() as usize);
+        data(path, line, format!("not readable as CSV: {error}"))
+    };
+    let mut reader = csv::Reader::from_path(path).map_err(damaged)?;
+    let names = reader.headers().map_err(damaged)?.clone();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(damaged)?;
+        if rows.len() == MAX_ROWS {
+            return Err(data(path, None, format!("more than {MAX_ROWS} rows")));
+        }
+        let line = record.position().map_or(0, |place| place.line() as usize);
+        let fields = names.iter().zip(&record);
+        let fields = fields.map(|(name, text)| (name.to_owned(), Value::from(text)));
+        rows.push((line, fields.collect()));
+    }
+    Ok(rows)
+}
+
+fn read_parquet(path: &Path) -> Result<Vec<NumberedRow>, RowsError> {
     // The Parquet reader asserts on some damaged files: a panic there is the file's fault.
     match catch_unwind(AssertUnwindSafe(|| parquet_rows(path))) {
         Ok(rows) => rows,
@@ -137,8 +180,8 @@ fn read_parquet(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
     }
 }
 
-fn parquet_rows(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
-    let io = |source| TaskError::Io {
+fn parquet_rows(path: &Path) -> Result<Vec<NumberedRow>, RowsError> {
+    let io = |source| RowsError::Io {
         path: path.to_owned(),
         source,
     };
@@ -163,7 +206,7 @@ fn parquet_rows(path: &Path) -> Result<Vec<NumberedRow>, TaskError> {
 ///
 /// # Errors
 /// A value that JSON cannot hold, or nesting beyond the limit.
-pub(crate) fn parquet_row(row: &Row) -> Result<Map<String, Value>, String> {
+pub fn parquet_row(row: &Row) -> Result<Map<String, Value>, String> {
     object(row, 0)
 }
 
@@ -205,9 +248,7 @@ fn value(field: &Field, depth: usize) -> Result<Value, String> {
                 .collect::<Result<_, _>>()?
         }
         other => {
-            return Err(format!(
-                "a column of a type that tasks cannot read: {other}"
-            ));
+            return Err(format!("a column of a type that is not read: {other}"));
         }
     })
 }
@@ -252,6 +293,19 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         assert!(read_text("a.jsonl", &b"[".repeat(200_000)).is_err());
+    }
+
+    #[test]
+    fn csv_fields_are_texts_by_name() {
+        let rows = read_text("a.csv", b"q,a\n\"1, 2\nand 3\",6\nx,\n").unwrap();
+        assert_eq!(rows[0].1["q"], "1, 2\nand 3");
+        assert_eq!(
+            (&rows[0].1["a"], &rows[1].1["a"]),
+            (&"6".into(), &"".into())
+        );
+        assert_eq!(rows[1].0, 4);
+        let message = read_text("a.csv", b"q,a\n1\n").unwrap_err();
+        assert!(message.contains("a.csv:2"), "{message}");
     }
 
     #[test]
