@@ -423,8 +423,8 @@ impl<O: Packed, E: Element> Kernel for PackPanel<'_, O, E> {
                     }
                 }
             }
-            for lane in 0..LANES {
-                line.0[lane] = O::word(&[parts[0][lane], parts[1][lane]]);
+            for (lane, to) in line.0.iter_mut().enumerate() {
+                *to = O::word(&[parts[0][lane], parts[1][lane]]);
             }
         }
     }
@@ -575,10 +575,10 @@ impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
         let mut sums = [[simd.splat(0.0); P]; T];
-        for t in 0..T {
-            for p in 0..P {
+        for (t, sums) in sums.iter_mut().enumerate() {
+            for (p, sum) in sums.iter_mut().enumerate() {
                 let (at, width) = self.place(panel + p, row + t);
-                sums[t][p] = match self.start {
+                *sum = match self.start {
                     Start::Zero => simd.splat(0.0),
                     Start::Bias(bias) => {
                         let column = self.first_column + (panel + p) * LANES;
@@ -597,12 +597,12 @@ impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
         });
         // SAFETY: the slices above show `words` lines and words behind each pointer.
         let sums = unsafe { accumulate::<S, O, P, T>(simd, sums, panels, rows, self.words) };
-        for t in 0..T {
-            for p in 0..P {
+        for (t, sums) in sums.iter().enumerate() {
+            for (p, sum) in sums.iter().enumerate() {
                 let (at, width) = self.place(panel + p, row + t);
                 // SAFETY: `Block::run` gave this block its part of `out`.
                 let out = unsafe { self.out.range(at..at + width) };
-                store(simd, sums[t][p], out);
+                store(simd, *sum, out);
             }
         }
     }

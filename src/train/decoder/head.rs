@@ -66,10 +66,10 @@ impl Decoder {
 
     /// The sum of the losses of the final residual stream `x`: `[rows, hidden_size]`.
     pub(super) fn head_loss(&self, x: &[f32], batch: &Batch) -> Result<f64> {
-        let (head, predictions) = (self.head()?, self.predictions(batch)?);
+        let predictions = self.predictions(batch)?;
         let mut loss = 0.0;
         for (rows, labels) in predictions.parts(self.spec.vocab_size) {
-            let pass = self.head_forward(&head, x, rows)?;
+            let pass = self.head_forward(x, rows)?;
             loss += cross_entropy::forward(&pass.logits, labels);
         }
         Ok(loss)
@@ -89,7 +89,7 @@ impl Decoder {
         let hidden = self.spec.hidden_size;
         let mut loss = 0.0;
         for (rows, labels) in predictions.parts(self.spec.vocab_size) {
-            let mut pass = self.head_forward(&head, x, rows)?;
+            let mut pass = self.head_forward(x, rows)?;
             loss += cross_entropy::forward_backward(&mut pass.logits, labels, share as f32);
             head.weight_gradients(&pass.normed, &pass.logits, gradients)?;
             let mut dnormed = pass.normed;
@@ -112,7 +112,9 @@ impl Decoder {
         Ok(predictions)
     }
 
-    fn head_forward(&self, head: &Linear<'_>, x: &[f32], rows: &[usize]) -> Result<HeadPass<'_>> {
+    /// Logits are computed in single precision whatever the model's: their rounding would be most
+    /// of the loss's.
+    fn head_forward(&self, x: &[f32], rows: &[usize]) -> Result<HeadPass<'_>> {
         let hidden = self.spec.hidden_size;
         let mut own = self.workspace.take(rows.len() * hidden)?;
         for (row, to) in rows.iter().zip(own.chunks_mut(hidden)) {
@@ -121,6 +123,7 @@ impl Decoder {
         let mut normed = self.workspace.take(own.len())?;
         self.norm(FINAL_NORM, &own, &mut normed)?;
         let mut logits = self.workspace.take(rows.len() * self.spec.vocab_size)?;
+        let head = self.head()?.in_single_precision();
         head.forward(&normed, Target::Replace, &mut logits)?;
         Ok(HeadPass {
             x: own,

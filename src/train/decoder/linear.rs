@@ -54,6 +54,14 @@ pub(super) enum Target {
 }
 
 impl Linear<'_> {
+    /// The layer with products in single precision.
+    pub(super) fn in_single_precision(self) -> Self {
+        Self {
+            precision: Precision::F32,
+            ..self
+        }
+    }
+
     fn rows(&self, x: &[f32]) -> usize {
         x.len() / self.inputs
     }
