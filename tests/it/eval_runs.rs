@@ -194,17 +194,23 @@ fn verbosity_hides_notices_or_adds_diagnostics() {
     assert!(stderr(&wrong).contains("--verbosity LOUD: expected one of CRITICAL"));
 }
 
-#[test]
-fn integrity_is_checked_before_a_model_is_looked_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.yaml");
+/// A task file whose documents are these lines, with `question` and `answer`.
+fn task_of(folder: &Path, rows: &str) -> PathBuf {
+    let path = folder.join("t.yaml");
     let task = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n\
                 test_split: test\ndoc_to_text: \"{{question}}\"\ndoc_to_target: \"{{answer}}\"\n\
                 process_results: builtin:boxed-plain\n";
     std::fs::write(&path, task).unwrap();
+    std::fs::write(folder.join("rows.jsonl"), rows).unwrap();
+    path
+}
+
+#[test]
+fn integrity_is_checked_before_a_model_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
     let rows =
         "{\"question\": \"q\", \"answer\": \"1\"}\n{\"question\": \"q\", \"answer\": \"\"}\n";
-    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let path = task_of(folder.path(), rows);
     let run = |task: &str| {
         let flags = [
             "--model",
@@ -237,14 +243,9 @@ fn integrity_is_checked_before_a_model_is_looked_for() {
 #[test]
 fn a_row_that_cannot_be_asked_is_found_before_a_model_is_looked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t.yaml");
-    let task = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n\
-                test_split: test\ndoc_to_text: \"{{question}}\"\ndoc_to_target: \"{{answer}}\"\n\
-                process_results: builtin:boxed-plain\n";
-    std::fs::write(&path, task).unwrap();
     let rows =
         "{\"question\": \"q\", \"answer\": \"1\"}\n{\"problem\": \"q\", \"answer\": \"2\"}\n";
-    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let path = task_of(folder.path(), rows);
     let run = |flags: &[&str]| {
         let mut command = micota_eval(&["--model", "nobody/nothing"]);
         command
