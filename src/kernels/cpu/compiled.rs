@@ -4,13 +4,13 @@
 //! for four instruction sets each time. These methods have no parameters of their own, so their
 //! machine code belongs to this crate.
 
-use super::attention::{Bytes, Floats, MergeParts, Run};
+use super::attention::{Bytes, Floats, MergeParts, Run, attend_bf16};
 use super::ints::Quantise;
 use super::isa::Isa;
 use super::line::{Bf16, F32, Operand};
-use super::linear::Task;
+use super::linear::{Task, run_bf16};
 use super::norm::Normalise;
-use super::probe::MultiplyAdds;
+use super::probe;
 use super::rotary::Rotate;
 use super::sink::{AnySink, Gated, Plain};
 
@@ -34,19 +34,19 @@ pub(super) trait Compiled: Operand {
     fn normalise(isa: Isa, row: Normalise<'_, Self>);
     /// The rotation of a span of tokens and its storing.
     fn rotate(isa: Isa, span: Rotate<'_, Self>);
-    /// The probe of the multiply-add units.
-    fn multiply_adds(isa: Isa, probe: MultiplyAdds<Self>) -> f32;
+    /// The probe of the multiply-add units: some steps, and the operations of each.
+    fn multiply_adds(isa: Isa, steps: usize) -> usize;
 }
 
 macro_rules! compile_kernels {
-    ($($operand:ty => $gated:ident),*) => {
+    ($($operand:ty => $gated:ident, $product:path, $attend:path, $multiply_adds:path);*) => {
         $(impl Compiled for $operand {
             fn product(isa: Isa, task: Task<'_, Self, Plain<'_>>) {
-                isa.run(task);
+                $product(isa, task);
             }
 
             fn gated_product(isa: Isa, task: Task<'_, Self, Gated<'_, Self>>) {
-                isa.run(task);
+                $product(isa, task);
             }
 
             fn any_sink(sink: Gated<'_, Self>) -> AnySink<'_> {
@@ -58,7 +58,7 @@ macro_rules! compile_kernels {
             }
 
             fn attend(isa: Isa, run: Run<'_, Self, Floats>) {
-                isa.run(run);
+                $attend(isa, run);
             }
 
             fn attend_bytes(isa: Isa, run: Run<'_, Self, Bytes>) {
@@ -77,11 +77,14 @@ macro_rules! compile_kernels {
                 isa.run(span);
             }
 
-            fn multiply_adds(isa: Isa, probe: MultiplyAdds<Self>) -> f32 {
-                isa.run(probe)
+            fn multiply_adds(isa: Isa, steps: usize) -> usize {
+                $multiply_adds(isa, steps)
             }
         })*
     };
 }
 
-compile_kernels!(Bf16 => GatedBf16, F32 => GatedF32);
+compile_kernels!(
+    Bf16 => GatedBf16, run_bf16, attend_bf16, probe::on_bf16;
+    F32 => GatedF32, Isa::run, Isa::run, probe::on_vectors::<F32>
+);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
 use super::simd::{Kernel, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
@@ -15,6 +17,8 @@ pub struct Isa(Token);
 
 #[derive(Clone, Copy)]
 enum Token {
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512<true>),
     #[cfg(target_arch = "x86_64")]
@@ -46,7 +50,7 @@ pub enum IsaError {
 }
 
 /// Names of all paths, fastest first.
-const NAMES: [&str; 4] = ["avx512-bf16", "avx512", "avx2", "portable"];
+const NAMES: [&str; 5] = ["amx", "avx512-bf16", "avx512", "avx2", "portable"];
 
 impl Isa {
     /// The fastest path that this CPU has.
@@ -60,6 +64,7 @@ impl Isa {
         let mut tokens = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            tokens.extend(Amx::detect().map(Token::Amx));
             tokens.extend(Avx512::<true>::detect().map(Token::Avx512Bf16));
             tokens.extend(Avx512::<false>::detect().map(Token::Avx512));
             tokens.extend(Avx2::detect().map(Token::Avx2));
@@ -72,12 +77,14 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512Bf16(_) => NAMES[0],
+            Token::Amx(_) => NAMES[0],
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(_) => NAMES[1],
+            Token::Avx512Bf16(_) => NAMES[1],
             #[cfg(target_arch = "x86_64")]
-            Token::Avx2(_) => NAMES[2],
-            Token::Portable(_) => NAMES[3],
+            Token::Avx512(_) => NAMES[2],
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => NAMES[3],
+            Token::Portable(_) => NAMES[4],
         }
     }
 
@@ -86,6 +93,8 @@ impl Isa {
     #[inline]
     pub(crate) fn run_elementwise<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(amx) => amx.simd().without_dot().vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx512Bf16(simd) => simd.without_dot().vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -96,10 +105,23 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel compiled for this instruction set.
+    /// Its matrix tiles, where it has them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(super) fn amx(self) -> Option<Amx> {
+        match self.0 {
+            Token::Amx(amx) => Some(amx),
+            _ => None,
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set; for one that has matrix tiles, for the
+    /// vector instructions beside them.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(amx) => amx.simd().vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx512Bf16(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -172,7 +194,7 @@ mod tests {
         let error = "neon".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown kernels `neon`; known: avx512-bf16, avx512, avx2, portable"
+            "unknown kernels `neon`; known: amx, avx512-bf16, avx512, avx2, portable"
         );
     }
 }

@@ -13,13 +13,15 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::activation::Activation;
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, Amx, Tile};
 use super::buffer::LineBuffer;
 use super::disjoint::Disjoint;
 use super::isa::Isa;
-use super::line::{Arithmetic, F32, Operand, Rows};
+use super::line::{Arithmetic, Bf16, F32, Operand, Rows};
 use super::simd::{Kernel, LANES, Simd};
 use super::sink::{Gated, Plain, Sink};
-use super::tile::{Tile, Tiles, accumulate, for_each_tile};
+use super::tile::{self, Tiles, accumulate, for_each_tile};
 
 /// Bytes of the rows that a task takes at once: few enough that they stay in the second-level cache
 /// while a group of panels passes over them.
@@ -293,6 +295,66 @@ pub(super) fn for_each_part(
     });
 }
 
+/// Runs a task in matrix tiles where there are such.
+pub(super) fn run_bf16<K: Sink>(isa: Isa, task: Task<'_, Bf16, K>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.simd().vectorize(OnTiles(task, amx));
+    }
+    isa.run(task);
+}
+
+/// A task in matrix tiles.
+#[cfg(target_arch = "x86_64")]
+struct OnTiles<'a, K>(Task<'a, Bf16, K>, Amx);
+
+#[cfg(target_arch = "x86_64")]
+impl<K: Sink> Kernel for OnTiles<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self(task, amx) = self;
+        let mut sums = amx::Sums::new();
+        let (panels, rows) = (task.panels.clone(), task.row_range.clone());
+        amx.for_each_tile(panels, rows, |tiles, tile| match tile {
+            Tile::Four(panel, rows) => task.put::<S, 4>(simd, tiles, panel, rows, &mut sums),
+            Tile::Two(panel, rows) => task.put::<S, 2>(simd, tiles, panel, rows, &mut sums),
+            Tile::One(panel, rows) => task.put::<S, 1>(simd, tiles, panel, rows, &mut sums),
+        });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<K: Sink> Task<'_, Bf16, K> {
+    /// Computes a tile and hands its rows to the sink.
+    #[inline(always)]
+    fn put<S: Simd, const P: usize>(
+        &self,
+        simd: S,
+        tiles: &mut amx::Tiles,
+        panel: usize,
+        rows: Range<usize>,
+        sums: &mut amx::Sums,
+    ) {
+        let words = self.weights.words;
+        let panels = std::array::from_fn(|index| {
+            self.weights.lines[(panel + index) * words..][..words].as_ptr()
+        });
+        let stride = self.rows.stride();
+        let lines = &self.rows.words()[rows.start * stride..rows.end * stride];
+        assert!(words <= stride);
+        // SAFETY: the slices show `words` lines of each panel and words of each row; the tiles are
+        // the latest and come with shapes that there are.
+        unsafe { tiles.multiply::<P>(panels, (lines.as_ptr(), stride), words, sums) };
+        for (index, row) in rows.enumerate() {
+            let sums = sums.row::<P>(index).each_ref().map(|sum| simd.load(sum));
+            // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.
+            unsafe { self.sink.put(simd, row, panel, sums) };
+        }
+    }
+}
+
 impl<O: Arithmetic, K: Sink> Kernel for Task<'_, O, K> {
     type Output = ();
 
@@ -307,7 +369,7 @@ impl<S: Simd, O: Arithmetic, K: Sink> Tiles<S> for Task<'_, O, K> {
 
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
-        simd.vectorize(Tile::<_, P, T> {
+        simd.vectorize(tile::Tile::<_, P, T> {
             work: self,
             panel,
             row,
@@ -316,7 +378,7 @@ impl<S: Simd, O: Arithmetic, K: Sink> Tiles<S> for Task<'_, O, K> {
 }
 
 impl<O: Arithmetic, K: Sink, const P: usize, const T: usize> Kernel
-    for Tile<'_, Task<'_, O, K>, P, T>
+    for tile::Tile<'_, Task<'_, O, K>, P, T>
 {
     type Output = ();
 

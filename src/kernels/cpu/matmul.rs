@@ -14,6 +14,8 @@ use std::thread::LocalKey;
 use half::bf16;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, Amx};
 use super::disjoint::Disjoint;
 use super::isa::Isa;
 use super::line::{Arithmetic, Bf16, F32, Line};
@@ -159,12 +161,14 @@ pub(crate) trait Packed: Arithmetic {
     fn rows() -> &'static LocalKey<RefCell<Vec<Self::Word>>>;
     /// The kernels, with the instructions that this type has a use for.
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
+    /// A block of a product, the same way.
+    fn multiply(isa: Isa, block: Block<'_, Self>);
     /// Values as words, where they are.
     fn as_words(values: &[f32]) -> Option<&[Self::Word]>;
 }
 
 macro_rules! packed {
-    ($operand:ty, $word:ty, $run:ident, $as_words:expr) => {
+    ($operand:ty, $word:ty, $run:ident, $multiply:path, $as_words:expr) => {
         impl Packed for $operand {
             fn panels() -> &'static LocalKey<RefCell<Vec<Line<$word>>>> {
                 thread_local!(static PANELS: RefCell<Vec<Line<$word>>> = const { RefCell::new(Vec::new()) });
@@ -181,14 +185,18 @@ macro_rules! packed {
                 isa.$run(kernel)
             }
 
+            fn multiply(isa: Isa, block: Block<'_, Self>) {
+                $multiply(isa, block);
+            }
+
             fn as_words(values: &[f32]) -> Option<&[$word]> {
                 $as_words(values)
             }
         }
     };
 }
-packed!(F32, f32, run_elementwise, Some);
-packed!(Bf16, u32, run, |_| None);
+packed!(F32, f32, run_elementwise, Isa::run_elementwise, Some);
+packed!(Bf16, u32, run, run_bf16, |_| None);
 
 fn run<O: Packed>(
     a: Matrix<'_>,
@@ -552,7 +560,7 @@ impl<O: Packed> Block<'_, O> {
         assert!(self.words <= self.panel_stride || panels == 1);
         assert!((panels - 1) * self.panel_stride + self.words <= self.panels.len());
         assert!((self.num_rows - 1) * self.row_stride + self.words <= self.rows.len());
-        O::run(isa, self);
+        O::multiply(isa, self);
     }
 
     fn num_panels(&self) -> usize {
@@ -574,21 +582,10 @@ impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
 
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
-        let mut sums = [[simd.splat(0.0); P]; T];
-        for (t, sums) in sums.iter_mut().enumerate() {
-            for (p, sum) in sums.iter_mut().enumerate() {
-                let (at, width) = self.place(panel + p, row + t);
-                *sum = match self.start {
-                    Start::Zero => simd.splat(0.0),
-                    Start::Bias(bias) => {
-                        let column = self.first_column + (panel + p) * LANES;
-                        load(simd, &bias[column..column + width])
-                    }
-                    // SAFETY: `Block::run` gave this block its part of `out`.
-                    Start::Present => load(simd, unsafe { self.out.range(at..at + width) }),
-                };
-            }
-        }
+        let sums = std::array::from_fn(|t| {
+            // SAFETY: `Block::run` gave this block its part of `out`.
+            std::array::from_fn(|p| unsafe { self.initial(simd, panel + p, row + t) })
+        });
         let panels = std::array::from_fn(|index| {
             self.panels[(panel + index) * self.panel_stride..][..self.words].as_ptr()
         });
@@ -599,16 +596,112 @@ impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
         let sums = unsafe { accumulate::<S, O, P, T>(simd, sums, panels, rows, self.words) };
         for (t, sums) in sums.iter().enumerate() {
             for (p, sum) in sums.iter().enumerate() {
-                let (at, width) = self.place(panel + p, row + t);
+                // SAFETY: as above.
+                unsafe { self.put(simd, panel + p, row + t, *sum) };
+            }
+        }
+    }
+}
+
+/// Runs a block in matrix tiles where there are such.
+fn run_bf16(isa: Isa, block: Block<'_, Bf16>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.simd().vectorize(OnTiles(block, amx));
+    }
+    isa.run(block);
+}
+
+/// A block in matrix tiles.
+#[cfg(target_arch = "x86_64")]
+struct OnTiles<'a>(Block<'a, Bf16>, Amx);
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for OnTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self(block, amx) = self;
+        let mut sums = amx::Sums::new();
+        let (panels, rows) = (0..block.num_panels(), 0..block.num_rows);
+        amx.for_each_tile(panels, rows, |tiles, tile| match tile {
+            amx::Tile::Four(panel, rows) => {
+                block.on_tile::<S, 4>(simd, tiles, panel, rows, &mut sums)
+            }
+            amx::Tile::Two(panel, rows) => {
+                block.on_tile::<S, 2>(simd, tiles, panel, rows, &mut sums)
+            }
+            amx::Tile::One(panel, rows) => {
+                block.on_tile::<S, 1>(simd, tiles, panel, rows, &mut sums)
+            }
+        });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Block<'_, Bf16> {
+    #[inline(always)]
+    fn on_tile<S: Simd, const P: usize>(
+        &self,
+        simd: S,
+        tiles: &mut amx::Tiles,
+        panel: usize,
+        rows: Range<usize>,
+        sums: &mut amx::Sums,
+    ) {
+        let panels = std::array::from_fn(|index| {
+            self.panels[(panel + index) * self.panel_stride..][..self.words].as_ptr()
+        });
+        let lines = &self.rows[rows.start * self.row_stride..];
+        assert!((rows.len() - 1) * self.row_stride + self.words <= lines.len());
+        // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
+        // row; the tiles are the latest and come with shapes that there are.
+        unsafe {
+            tiles.multiply::<P>(panels, (lines.as_ptr(), self.row_stride), self.words, sums);
+        }
+        for (index, row) in rows.enumerate() {
+            for (p, sum) in sums.row::<P>(index).iter().enumerate() {
                 // SAFETY: `Block::run` gave this block its part of `out`.
-                let out = unsafe { self.out.range(at..at + width) };
-                store(simd, *sum, out);
+                unsafe {
+                    let sum = simd.add(self.initial(simd, panel + p, row), simd.load(sum));
+                    self.put(simd, panel + p, row, sum);
+                }
             }
         }
     }
 }
 
 impl<O: Packed> Block<'_, O> {
+    /// What a row's sums of a panel are added to.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of the row of `out`.
+    #[inline(always)]
+    unsafe fn initial<S: Simd>(&self, simd: S, panel: usize, row: usize) -> S::F32 {
+        let (at, width) = self.place(panel, row);
+        match self.start {
+            Start::Zero => simd.splat(0.0),
+            Start::Bias(bias) => {
+                let column = self.first_column + panel * LANES;
+                load(simd, &bias[column..column + width])
+            }
+            // SAFETY: the caller's promise.
+            Start::Present => load(simd, unsafe { self.out.range(at..at + width) }),
+        }
+    }
+
+    /// Writes a row's sums of a panel.
+    ///
+    /// # Safety
+    /// As [`Block::initial`].
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, simd: S, panel: usize, row: usize, sums: S::F32) {
+        let (at, width) = self.place(panel, row);
+        // SAFETY: the caller's promise.
+        store(simd, sums, unsafe { self.out.range(at..at + width) });
+    }
+
     /// Where a panel's part of a row begins in `out`, and how many columns it has.
     #[inline(always)]
     fn place(&self, panel: usize, row: usize) -> (usize, usize) {

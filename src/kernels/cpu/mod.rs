@@ -1,7 +1,7 @@
 //! The fast paths on a CPU: one source for every instruction set, chosen at run time.
 //!
 //! Reading order: `simd` (sixteen lanes on any instruction set), `line` (how operands lie in
-//! memory), `tile` (the inner loop), `linear` (matrix products), `kv` (the paged cache), `plan` (a
+//! memory), `tile` (the inner loop) and `amx` (the same in matrix tiles), `linear` (matrix products), `kv` (the paged cache), `plan` (a
 //! step's sequences, checked), `rotary` and `attention`, `ints` (products of integers), `logits`
 //! (passes for the sampler), `pool` (threads).
 //!
@@ -14,6 +14,8 @@
 )]
 
 pub(crate) mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod buffer;
 mod compiled;

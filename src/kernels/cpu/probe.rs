@@ -7,7 +7,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::Cpu;
-use super::line::{Arithmetic, Line, Operand};
+use super::isa::Isa;
+use super::line::{Arithmetic, Bf16, Line, Operand};
 use super::simd::{Kernel, LANES, Simd};
 
 const ROUNDS: usize = 20;
@@ -15,12 +16,11 @@ const ROUNDS: usize = 20;
 /// Floating point operations per second of all threads together: multiply-adds of one operand type
 /// on registers, no memory.
 pub fn peak_flops<O: Arithmetic>(cpu: &mut Cpu) -> f64 {
-    const STEPS: usize = 300_000;
+    const STEPS: usize = 100_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
-    let operations = threads * STEPS * ACCUMULATORS * LANES * O::PER_WORD * 2;
+    let operations = threads * STEPS * O::multiply_adds(isa, 1);
     best_rate(cpu, operations, |_| {
-        let probe = MultiplyAdds(STEPS, O::word(&[1e-3; 2]));
-        black_box(O::multiply_adds(isa, probe));
+        O::multiply_adds(isa, STEPS);
     })
 }
 
@@ -38,7 +38,23 @@ fn best_rate(cpu: &mut Cpu, amount: usize, work: impl Fn(usize) + Sync) -> f64 {
 /// Independent sums: enough to hide the latency of a multiply-add.
 const ACCUMULATORS: usize = 16;
 
-pub(super) struct MultiplyAdds<O: Operand>(usize, O::Word);
+/// Multiplies and adds on vector registers, `steps` times in each accumulator. Returns the
+/// operations of a step.
+pub(super) fn on_vectors<O: Arithmetic>(isa: Isa, steps: usize) -> usize {
+    black_box(isa.run(MultiplyAdds::<O>(steps, O::word(&[1e-3; 2]))));
+    ACCUMULATORS * LANES * O::PER_WORD * 2
+}
+
+/// The same in matrix tiles where there are such.
+pub(super) fn on_bf16(isa: Isa, steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.multiply_adds(steps);
+    }
+    on_vectors::<Bf16>(isa, steps)
+}
+
+struct MultiplyAdds<O: Operand>(usize, O::Word);
 
 impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
     type Output = f32;

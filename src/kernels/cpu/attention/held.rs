@@ -4,6 +4,8 @@
 //! queries and weights of 16 bits, which lose nothing beside 8-bit keys and values; their sums are
 //! exact, so only the floats around them are rounded.
 
+use std::ops::Range;
+
 use super::super::activation::exp2;
 use super::super::buffer::Plain;
 use super::super::kv::{BYTES_PER_WORD, KEY_GROUP};
@@ -11,6 +13,7 @@ use super::super::line::{Arithmetic, Line};
 use super::super::simd::{LANES, Simd};
 use super::super::tile::accumulate;
 use super::PARTITION;
+use super::partition::{PartitionRun, Places, QUERIES};
 
 /// A cache's format, for keys and values of heads computed in `O`.
 pub(in crate::cpu) trait Held<O: Arithmetic>: Sized {
@@ -58,6 +61,31 @@ pub(in crate::cpu) trait Held<O: Arithmetic>: Sized {
         scales: &[&[f32; LANES]],
         weights: &mut [Self::Word],
     ) -> (f32, f32);
+
+    /// Computes the scores of all queries against some panels of keys.
+    #[inline(always)]
+    fn scores<'a, S: Simd>(
+        run: &mut PartitionRun<'a, O, Self>,
+        simd: S,
+        places: &Places<'a>,
+        panels: Range<usize>,
+    ) {
+        run.scores(simd, places, panels);
+    }
+
+    /// Computes the weighted sums of all queries over some panels of positions, each query's
+    /// multiplied with its scale, into rows of `sums`.
+    #[inline(always)]
+    fn weighted_sums<'a, S: Simd>(
+        run: &mut PartitionRun<'a, O, Self>,
+        simd: S,
+        places: &Places<'a>,
+        panels: Range<usize>,
+        scales: &[f32; QUERIES],
+        sums: &mut [f32],
+    ) {
+        run.weighted_sums(simd, places, panels, scales, sums);
+    }
 }
 
 /// Words of the compute type.

@@ -13,7 +13,8 @@
 //! each and the merge follows (few long sequences).
 //!
 //! Here a step is cut into tasks and results are merged; `partition` computes one partition, `held`
-//! knows how keys and values are multiplied in each format of the cache, and `ahead` asks memory for
+//! knows how keys and values are multiplied in each format of the cache, `tiled` does so in matrix
+//! tiles, and `ahead` asks memory for
 //! the next partition while this one is computed.
 //!
 //! *Source*: online softmax and its partitioned form, Milakov & Gimelshein 2018 and Dao 2023.
@@ -21,21 +22,28 @@
 mod ahead;
 mod held;
 mod partition;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::marker::PhantomData;
 
 use super::Cpu;
 use super::activation::exp2;
+#[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
 use super::buffer::Plain;
 use super::disjoint::Disjoint;
+use super::isa::Isa;
 use super::kv::{KvCache, KvFormat};
-use super::line::{Arithmetic, Operand, Rows};
+use super::line::{Arithmetic, Bf16, Line, Operand, Rows};
 use super::plan::{Plan, PlannedSequence};
 use super::simd::{Kernel, LANES, Simd};
 use crate::reference::AttentionShape;
 use ahead::Ahead;
 pub(super) use held::{Bytes, Floats, Held};
 use partition::PartitionRun;
+#[cfg(target_arch = "x86_64")]
+use tiled::TiledFloats;
 
 /// Keys of a partition.
 const PARTITION: usize = 256;
@@ -103,6 +111,8 @@ struct ThreadScratch {
     scores: Vec<f32>,
     /// The same as words, `PARTITION / PER_WORD` to a query.
     weights: Vec<u32>,
+    /// The values of a partition, in formats that gather them.
+    gathered: Vec<Line<u32>>,
     /// The partition at hand and all partitions so far.
     part: Vec<f32>,
     total: Vec<f32>,
@@ -123,6 +133,7 @@ impl<O: Operand> AttentionScratch<O> {
             factors: vec![0.0; QUERIES_PER_TASK],
             scores: vec![0.0; QUERIES_PER_TASK * PARTITION],
             weights: vec![0; QUERIES_PER_TASK * PARTITION],
+            gathered: Vec::new(),
             part: vec![0.0; part_len(QUERIES_PER_TASK, columns)],
             total: vec![0.0; part_len(QUERIES_PER_TASK, columns)],
         };
@@ -239,6 +250,8 @@ pub fn attention<O: Arithmetic>(
     scratch.schedule(plan, shape, threads);
     let stride = out.stride();
     let context = Context {
+        #[cfg(target_arch = "x86_64")]
+        amx: isa.amx(),
         plan,
         shape,
         queries,
@@ -282,6 +295,8 @@ pub fn attention<O: Arithmetic>(
 
 /// What every task needs.
 pub(super) struct Context<'a, O: Operand> {
+    #[cfg(target_arch = "x86_64")]
+    amx: Option<Amx>,
     plan: &'a Plan,
     shape: &'a AttentionShape,
     queries: &'a Rows<O>,
@@ -301,6 +316,15 @@ pub(super) struct Run<'a, O: Operand, H> {
     thread: &'a mut ThreadScratch,
     partials: Disjoint<'a, f32>,
     format: PhantomData<H>,
+}
+
+/// Runs a task in matrix tiles where there are such.
+pub(super) fn attend_bf16(isa: Isa, run: Run<'_, Bf16, Floats>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.simd().vectorize(run.of::<TiledFloats>());
+    }
+    isa.run(run);
 }
 
 impl<'a, O: Operand> Run<'a, O, Floats> {
@@ -330,6 +354,7 @@ impl<O: Arithmetic, H: Held<O>> Kernel for Run<'_, O, H> {
             factors,
             scores,
             weights,
+            gathered,
             part,
             total,
         } = self.thread;
@@ -342,6 +367,7 @@ impl<O: Arithmetic, H: Held<O>> Kernel for Run<'_, O, H> {
             factors,
             scores,
             weights: H::Word::of_words_mut(weights),
+            gathered,
             ahead: Ahead::default(),
         };
         if task.partials.is_none() {
@@ -457,6 +483,14 @@ fn merge<S: Simd>(simd: S, count: usize, columns: usize, total: &mut [f32], part
 }
 
 impl<O: Arithmetic> Context<'_, O> {
+    /// Matrix tiles, for the format that is chosen only where there are such.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn amx(&self) -> Amx {
+        self.amx
+            .expect("tasks in tiles are run where there are tiles")
+    }
+
     /// Copies a task's queries into words of the cache's format.
     #[inline(always)]
     fn pack<S: Simd, H: Held<O>>(

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::activation::soft_cap;
-use super::super::line::{Arithmetic, Operand};
+use super::super::line::{Arithmetic, Line, Operand};
 use super::super::plan::PlannedSequence;
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::tile::{Tile, Tiles, for_each_tile};
@@ -13,7 +13,7 @@ use super::{Ahead, Context, Held, PARTITION, PARTITION_PANELS, Queries, fields, 
 const WORDS_PER_STEP: usize = 8;
 
 /// Some queries, and what their partitions are computed in.
-pub(super) struct PartitionRun<'a, O: Operand, H: Held<O>>
+pub(in crate::cpu) struct PartitionRun<'a, O: Operand, H: Held<O>>
 where
     O: Arithmetic,
 {
@@ -30,27 +30,36 @@ where
     pub(super) weights: &'a mut [H::Word],
     /// What to ask memory for.
     pub(super) ahead: Ahead<'a, O>,
+    /// Where values are gathered, in formats that do so.
+    pub(super) gathered: &'a mut Vec<Line<u32>>,
 }
 
 /// Neighbouring positions in one block, a multiple of the values in a word but at the end.
 #[derive(Clone, Copy)]
-struct Segment {
+pub(in crate::cpu) struct Segment {
     /// The first position's word in the first panel of values.
-    values: *const u8,
-    words: usize,
+    pub(super) values: *const u8,
+    pub(super) words: usize,
 }
 
 /// Where a partition's keys and values are.
-struct Places<'a> {
+pub(in crate::cpu) struct Places<'a> {
     /// Of each panel of keys that is wanted its words, and its scales.
-    keys: [*const u8; PARTITION_PANELS],
+    pub(super) keys: [*const u8; PARTITION_PANELS],
     key_scales: [*const [f32; LANES]; PARTITION_PANELS],
     /// The scales of the values of each panel's positions, where there are such.
     value_scales: [&'a [f32; LANES]; PARTITION_PANELS],
     segments: [Segment; PARTITION_PANELS],
     num_segments: usize,
     /// Bytes from one panel of values to the next.
-    value_stride: usize,
+    pub(super) value_stride: usize,
+}
+
+impl Places<'_> {
+    /// The values of the positions from the first panel on, a block at a time.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments[..self.num_segments]
+    }
 }
 
 impl<'a, O: Arithmetic, H: Held<O>> PartitionRun<'a, O, H> {
@@ -69,13 +78,7 @@ impl<'a, O: Arithmetic, H: Held<O>> PartitionRun<'a, O, H> {
         let end = last - start + 1;
         let places = self.places(start, panels.clone(), end);
         let (sums, largest, weight) = fields(part, count, columns);
-        let row_tiles = count.div_ceil(S::TILE.1);
-        let mut work = Scores {
-            run: self,
-            places: &places,
-            row_tiles,
-        };
-        for_each_tile(simd, panels.clone(), 0..count, &mut work);
+        H::scores(self, simd, &places, panels.clone());
         for (query, largest) in largest.iter_mut().enumerate().take(count) {
             let position = self.position(query);
             let from = first_key(self.context.shape.window, position).saturating_sub(start);
@@ -103,16 +106,64 @@ impl<'a, O: Arithmetic, H: Held<O>> PartitionRun<'a, O, H> {
                 weights,
             );
         }
-        let mut work = WeightedSums {
+        H::weighted_sums(self, simd, &places, panels, &scales, sums);
+    }
+
+    /// Scores of the queries against panels of keys, in vector registers.
+    #[inline(always)]
+    pub(super) fn scores<S: Simd>(&mut self, simd: S, places: &Places<'a>, panels: Range<usize>) {
+        let count = self.queries.count;
+        let mut work = Scores {
             run: self,
-            places: &places,
+            places,
+            row_tiles: count.div_ceil(S::TILE.1),
+        };
+        for_each_tile(simd, panels, 0..count, &mut work);
+    }
+
+    /// Sums of the values of panels of positions by weight, in vector registers.
+    #[inline(always)]
+    pub(super) fn weighted_sums<S: Simd>(
+        &mut self,
+        simd: S,
+        places: &Places<'a>,
+        panels: Range<usize>,
+        scales: &[f32; QUERIES],
+        sums: &mut [f32],
+    ) {
+        let count = self.queries.count;
+        let mut work = WeightedSums {
             first_word: panels.start * LANES / H::PER_WORD,
-            scales: &scales,
+            run: self,
+            places,
+            scales,
             sums,
-            row_tiles,
+            row_tiles: count.div_ceil(S::TILE.1),
         };
         let panels = 0..work.run.context.plan.shape().value_panels();
         for_each_tile(simd, panels, 0..count, &mut work);
+    }
+
+    /// Makes scores of a query's products with the keys of `P` panels.
+    #[inline(always)]
+    pub(super) fn put_scores<S: Simd, const P: usize>(
+        &mut self,
+        simd: S,
+        query: usize,
+        panel: usize,
+        products: [S::F32; P],
+    ) {
+        let factor = simd.splat(self.factors[query]);
+        let out = &mut self.scores[query * PARTITION..][..PARTITION];
+        let (out, _) = out[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
+        for (product, out) in products.into_iter().zip(out) {
+            let mut score = simd.mul(product, factor);
+            if let Some(cap) = self.context.shape.soft_cap {
+                let capped = soft_cap(simd, score, cap);
+                score = simd.mul(capped, simd.splat(std::f32::consts::LOG2_E));
+            }
+            simd.store(score, out);
+        }
     }
 
     /// Looks up the blocks of some panels of the partition from `start` on; values end before `end`.
@@ -169,7 +220,7 @@ impl<'a, O: Arithmetic, H: Held<O>> PartitionRun<'a, O, H> {
 }
 
 /// Queries of the largest task.
-const QUERIES: usize = super::QUERIES_PER_TASK;
+pub(super) const QUERIES: usize = super::QUERIES_PER_TASK;
 
 /// Makes the scores outside `seen` minus infinity and returns the largest of `panels`.
 #[inline(always)]
@@ -228,8 +279,8 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
             panel,
             row: query,
         } = self;
-        let (places, shape) = (work.places, work.run.context.shape);
-        let words = shape.head_dim.div_ceil(H::PER_WORD);
+        let places = work.places;
+        let words = work.run.context.shape.head_dim.div_ceil(H::PER_WORD);
         let group_words = H::GROUP_WORDS.unwrap_or(words);
         let stride = work.run.context.columns / H::PER_WORD;
         let mut panels = [std::ptr::null::<u8>(); P];
@@ -277,18 +328,8 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
             }
             group += 1;
         }
-        for (row, totals) in totals.iter().enumerate() {
-            let factor = simd.splat(work.run.factors[query + row]);
-            let out = &mut work.run.scores[(query + row) * PARTITION..][..PARTITION];
-            let (out, _) = out[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
-            for column in 0..P {
-                let mut score = simd.mul(totals[column], factor);
-                if let Some(cap) = shape.soft_cap {
-                    let capped = soft_cap(simd, score, cap);
-                    score = simd.mul(capped, simd.splat(std::f32::consts::LOG2_E));
-                }
-                simd.store(score, &mut out[column]);
-            }
+        for (row, totals) in totals.into_iter().enumerate() {
+            work.run.put_scores(simd, query + row, panel, totals);
         }
     }
 }
@@ -338,7 +379,7 @@ impl<O: Arithmetic, H: Held<O>, const P: usize, const T: usize> Kernel
             *row = weights[work.first_word..].as_ptr();
         }
         let mut acc = [[H::zero(simd); P]; T];
-        for segment in &places.segments[..places.num_segments] {
+        for segment in places.segments() {
             let mut panels = [std::ptr::null::<u8>(); P];
             for (index, start) in panels.iter_mut().enumerate() {
                 *start = segment
