@@ -105,6 +105,14 @@ impl Isa {
         }
     }
 
+    /// Whether products of bfloat16 go through matrix tiles.
+    pub fn has_matrix_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.amx().is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Its matrix tiles, where it has them.
     #[cfg(target_arch = "x86_64")]
     #[inline]

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::Cpu;
 use super::activation::Activation;
 #[cfg(target_arch = "x86_64")]
-use super::amx::{self, Amx, Tile};
+use super::amx::{self, Amx};
 use super::buffer::LineBuffer;
 use super::disjoint::Disjoint;
 use super::isa::Isa;
@@ -315,42 +315,41 @@ impl<K: Sink> Kernel for OnTiles<'_, K> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self(task, amx) = self;
-        let mut sums = amx::Sums::new();
         let (panels, rows) = (task.panels.clone(), task.row_range.clone());
-        amx.for_each_tile(panels, rows, |tiles, tile| match tile {
-            Tile::Four(panel, rows) => task.put::<S, 4>(simd, tiles, panel, rows, &mut sums),
-            Tile::Two(panel, rows) => task.put::<S, 2>(simd, tiles, panel, rows, &mut sums),
-            Tile::One(panel, rows) => task.put::<S, 1>(simd, tiles, panel, rows, &mut sums),
-        });
+        let sums = amx::Sums::new();
+        amx.for_each_tile(panels, rows, LANES, &mut Products { task, simd, sums });
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<K: Sink> Task<'_, Bf16, K> {
-    /// Computes a tile and hands its rows to the sink.
+struct Products<'a, S, K> {
+    task: Task<'a, Bf16, K>,
+    simd: S,
+    sums: amx::Sums,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<S: Simd, K: Sink> amx::TileWork for Products<'_, S, K> {
     #[inline(always)]
-    fn put<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        tiles: &mut amx::Tiles,
-        panel: usize,
-        rows: Range<usize>,
-        sums: &mut amx::Sums,
-    ) {
-        let words = self.weights.words;
-        let panels = std::array::from_fn(|index| {
-            self.weights.lines[(panel + index) * words..][..words].as_ptr()
-        });
-        let stride = self.rows.stride();
-        let lines = &self.rows.words()[rows.start * stride..rows.end * stride];
+    fn tile<const P: usize>(&mut self, tiles: &mut amx::Tiles, panel: usize, range: Range<usize>) {
+        let Task {
+            weights,
+            rows,
+            sink,
+            ..
+        } = &self.task;
+        let (words, stride) = (weights.words, rows.stride());
+        let panels =
+            std::array::from_fn(|index| weights.lines[(panel + index) * words..][..words].as_ptr());
+        let lines = &rows.words()[range.start * stride..range.end * stride];
         assert!(words <= stride);
         // SAFETY: the slices show `words` lines of each panel and words of each row; the tiles are
         // the latest and come with shapes that there are.
-        unsafe { tiles.multiply::<P>(panels, (lines.as_ptr(), stride), words, sums) };
-        for (index, row) in rows.enumerate() {
-            let sums = sums.row::<P>(index).each_ref().map(|sum| simd.load(sum));
+        unsafe { tiles.multiply::<P>(panels, (lines.as_ptr(), stride), words, &mut self.sums) };
+        for (index, row) in range.enumerate() {
+            let sums: [_; P] = self.sums.row(self.simd, index);
             // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.
-            unsafe { self.sink.put(simd, row, panel, sums) };
+            unsafe { sink.put(self.simd, row, panel, sums) };
         }
     }
 }

@@ -582,10 +582,13 @@ impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
 
     #[inline(always)]
     fn tile<const P: usize, const T: usize>(&mut self, simd: S, panel: usize, row: usize) {
-        let sums = std::array::from_fn(|t| {
-            // SAFETY: `Block::run` gave this block its part of `out`.
-            std::array::from_fn(|p| unsafe { self.initial(simd, panel + p, row + t) })
-        });
+        let mut sums = [[simd.splat(0.0); P]; T];
+        for (t, sums) in sums.iter_mut().enumerate() {
+            for (p, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: `Block::run` gave this block its part of `out`.
+                *sum = unsafe { self.initial(simd, panel + p, row + t) };
+            }
+        }
         let panels = std::array::from_fn(|index| {
             self.panels[(panel + index) * self.panel_stride..][..self.words].as_ptr()
         });
@@ -623,49 +626,40 @@ impl Kernel for OnTiles<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self(block, amx) = self;
-        let mut sums = amx::Sums::new();
         let (panels, rows) = (0..block.num_panels(), 0..block.num_rows);
-        amx.for_each_tile(panels, rows, |tiles, tile| match tile {
-            amx::Tile::Four(panel, rows) => {
-                block.on_tile::<S, 4>(simd, tiles, panel, rows, &mut sums)
-            }
-            amx::Tile::Two(panel, rows) => {
-                block.on_tile::<S, 2>(simd, tiles, panel, rows, &mut sums)
-            }
-            amx::Tile::One(panel, rows) => {
-                block.on_tile::<S, 1>(simd, tiles, panel, rows, &mut sums)
-            }
-        });
+        let sums = amx::Sums::new();
+        amx.for_each_tile(panels, rows, LANES, &mut Products { block, simd, sums });
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Block<'_, Bf16> {
+struct Products<'a, S> {
+    block: Block<'a, Bf16>,
+    simd: S,
+    sums: amx::Sums,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<S: Simd> amx::TileWork for Products<'_, S> {
     #[inline(always)]
-    fn on_tile<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        tiles: &mut amx::Tiles,
-        panel: usize,
-        rows: Range<usize>,
-        sums: &mut amx::Sums,
-    ) {
+    fn tile<const P: usize>(&mut self, tiles: &mut amx::Tiles, panel: usize, range: Range<usize>) {
+        let (block, simd) = (&self.block, self.simd);
+        let (words, stride) = (block.words, block.row_stride);
         let panels = std::array::from_fn(|index| {
-            self.panels[(panel + index) * self.panel_stride..][..self.words].as_ptr()
+            block.panels[(panel + index) * block.panel_stride..][..words].as_ptr()
         });
-        let lines = &self.rows[rows.start * self.row_stride..];
-        assert!((rows.len() - 1) * self.row_stride + self.words <= lines.len());
+        let rows = &block.rows[range.start * stride..];
+        assert!((range.len() - 1) * stride + words <= rows.len());
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
-        unsafe {
-            tiles.multiply::<P>(panels, (lines.as_ptr(), self.row_stride), self.words, sums);
-        }
-        for (index, row) in rows.enumerate() {
-            for (p, sum) in sums.row::<P>(index).iter().enumerate() {
+        unsafe { tiles.multiply::<P>(panels, (rows.as_ptr(), stride), words, &mut self.sums) };
+        for (index, row) in range.enumerate() {
+            let sums: [_; P] = self.sums.row(simd, index);
+            for (p, sum) in sums.into_iter().enumerate() {
                 // SAFETY: `Block::run` gave this block its part of `out`.
                 unsafe {
-                    let sum = simd.add(self.initial(simd, panel + p, row), simd.load(sum));
-                    self.put(simd, panel + p, row, sum);
+                    let sum = simd.add(block.initial(simd, panel + p, row), sum);
+                    block.put(simd, panel + p, row, sum);
                 }
             }
         }

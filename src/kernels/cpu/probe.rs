@@ -77,12 +77,21 @@ impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
 
 /// Multiplications and additions of 8-bit integers per second, likewise.
 pub fn peak_int_ops(cpu: &mut Cpu) -> f64 {
-    const STEPS: usize = 300_000;
+    const STEPS: usize = 100_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
-    let operations = threads * STEPS * ACCUMULATORS * LANES * 4 * 2;
+    let operations = threads * STEPS * on_bytes(isa, 1);
     best_rate(cpu, operations, |_| {
-        black_box(isa.run(ByteMultiplyAdds(STEPS)));
+        on_bytes(isa, STEPS);
     })
+}
+
+fn on_bytes(isa: Isa, steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.multiply_byte_adds(steps);
+    }
+    black_box(isa.run(ByteMultiplyAdds(steps)));
+    ACCUMULATORS * LANES * 4 * 2
 }
 
 struct ByteMultiplyAdds(usize);

@@ -13,8 +13,10 @@ use super::measure::{Workload, step_flops};
 use super::storage::Storage;
 use super::{ComputeType, CpuDemand, CpuOptions, failure};
 
-/// The share of the peak that products of 64 rows reach (benches/records): floats, integers.
+/// The share of the peak that products of 64 rows reach (benches/records): floats, bfloat16 in matrix
+/// tiles, integers.
 const FLOAT_SHARE: f64 = 0.85;
+const TILE_SHARE: f64 = 0.5;
 const INT_SHARE: f64 = 0.55;
 /// Bytes of weights that a processor's caches may hold: reading them costs nothing to speak of, so
 /// that there is nothing to weigh.
@@ -111,7 +113,11 @@ pub(in crate::engine) fn step_costs(
         rows_per_sequence: 1,
         context,
     };
-    let share = if has_ints { INT_SHARE } else { FLOAT_SHARE };
+    let share = match compute_type {
+        _ if has_ints => INT_SHARE,
+        ComputeType::Bf16 if options.isa.has_matrix_tiles() => TILE_SHARE,
+        _ => FLOAT_SHARE,
+    };
     let multiplying = step_flops(&model.spec, one_row) / (share * limit.flops);
     let phases = PHASES_PER_LAYER * model.spec.num_hidden_layers as f64;
     let costs = StepCosts {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::super::amx::{Sums, Tile, Tiles};
+use super::super::amx::{Sums, TileWork, Tiles};
 use super::super::line::{Bf16, Line};
 use super::super::simd::{LANES, Simd};
 use super::held::{Floats, Held};
@@ -75,19 +75,15 @@ impl Held<Bf16> for TiledFloats {
         places: &Places<'a>,
         panels: Range<usize>,
     ) {
-        let mut sums = Sums::new();
-        let amx = run.context.amx();
-        amx.for_each_tile(panels, 0..run.queries.count, |tiles, tile| match tile {
-            Tile::Four(panel, queries) => {
-                score::<S, 4>(run, simd, tiles, places, panel, queries, &mut sums);
-            }
-            Tile::Two(panel, queries) => {
-                score::<S, 2>(run, simd, tiles, places, panel, queries, &mut sums);
-            }
-            Tile::One(panel, queries) => {
-                score::<S, 1>(run, simd, tiles, places, panel, queries, &mut sums);
-            }
-        });
+        let (amx, queries) = (run.context.amx(), 0..run.queries.count);
+        let products = Sums::new();
+        let mut work = Scores {
+            run,
+            simd,
+            places,
+            products,
+        };
+        amx.for_each_tile(panels, queries, LANES, &mut work);
     }
 
     #[inline(always)]
@@ -107,83 +103,84 @@ impl Held<Bf16> for TiledFloats {
             weights[panels.end * LINES_PER_PANEL..steps.end * LINES_PER_PANEL].fill(0);
         }
         run.gather(simd, places, &panels, &steps);
-        let mut out = Sums::new();
-        let amx = run.context.amx();
+        let (amx, queries) = (run.context.amx(), 0..run.queries.count);
         let columns = 0..run.context.columns / LANES;
-        amx.for_each_tile(columns, 0..run.queries.count, |tiles, tile| match tile {
-            Tile::Four(panel, queries) => {
-                weigh::<S, 4>(run, simd, tiles, &steps, panel, queries, &mut out, sums);
-            }
-            Tile::Two(panel, queries) => {
-                weigh::<S, 2>(run, simd, tiles, &steps, panel, queries, &mut out, sums);
-            }
-            Tile::One(panel, queries) => {
-                weigh::<S, 1>(run, simd, tiles, &steps, panel, queries, &mut out, sums);
-            }
+        let products = Sums::new();
+        let mut work = WeightedSums {
+            run,
+            simd,
+            first_word: steps.start * LINES_PER_PANEL,
+            words: steps.len() * LINES_PER_PANEL,
+            products,
+            sums,
+        };
+        amx.for_each_tile(columns, queries, LANES, &mut work);
+    }
+}
+
+/// Scores of queries against panels of keys.
+struct Scores<'r, 'a, S> {
+    run: &'r mut PartitionRun<'a, Bf16, TiledFloats>,
+    simd: S,
+    places: &'r Places<'a>,
+    products: Sums,
+}
+
+impl<S: Simd> TileWork for Scores<'_, '_, S> {
+    #[inline(always)]
+    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, queries: Range<usize>) {
+        let (run, simd) = (&mut *self.run, self.simd);
+        let words = run.context.shape.head_dim / 2;
+        let stride = run.context.columns / 2;
+        let keys = &self.places.keys[panel..];
+        let keys = std::array::from_fn::<_, P, _>(|index| keys[index].cast::<Line<u32>>());
+        let rows = &run.query_words[queries.start * stride..queries.end * stride];
+        if queries.start == 0 {
+            run.ahead.step(simd, P * words);
+        }
+        // SAFETY: `places` has put the start of a whole panel, a line for each word of a key, at
+        // each index that is wanted; a query has `stride >= words` words. The tiles are the latest
+        // and come with shapes that there are.
+        unsafe { tiles.multiply::<P>(keys, (rows.as_ptr(), stride), words, &mut self.products) };
+        for (index, query) in queries.enumerate() {
+            let products: [_; P] = self.products.row(simd, index);
+            run.put_scores(simd, query, panel, products);
+        }
+    }
+}
+
+/// Weighted sums of the gathered values over panels of elements.
+struct WeightedSums<'r, 'a, S> {
+    run: &'r mut PartitionRun<'a, Bf16, TiledFloats>,
+    simd: S,
+    /// The words of the partition that are summed.
+    first_word: usize,
+    words: usize,
+    products: Sums,
+    sums: &'r mut [f32],
+}
+
+impl<S: Simd> TileWork for WeightedSums<'_, '_, S> {
+    #[inline(always)]
+    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, queries: Range<usize>) {
+        let (run, simd) = (&*self.run, self.simd);
+        let (first, words) = (self.first_word, self.words);
+        let stride = PARTITION / 2;
+        let values = std::array::from_fn(|index| {
+            run.gathered[(panel + index) * PANEL_LINES + first..][..words].as_ptr()
         });
-    }
-}
-
-/// The scores of some queries against the keys of `P` panels.
-#[inline(always)]
-fn score<S: Simd, const P: usize>(
-    run: &mut PartitionRun<'_, Bf16, TiledFloats>,
-    simd: S,
-    tiles: &mut Tiles,
-    places: &Places<'_>,
-    panel: usize,
-    queries: Range<usize>,
-    sums: &mut Sums,
-) {
-    let words = run.context.shape.head_dim / 2;
-    let stride = run.context.columns / 2;
-    let keys = std::array::from_fn(|index| places.keys[panel + index].cast::<Line<u32>>());
-    let rows = &run.query_words[queries.start * stride..queries.end * stride];
-    if queries.start == 0 {
-        run.ahead.step(simd, P * words);
-    }
-    // SAFETY: `places` has put the start of a whole panel, a line for each word of a key, at each
-    // index that is wanted; a query has `stride >= words` words. The tiles are the latest and come
-    // with shapes that there are.
-    unsafe { tiles.multiply::<P>(keys, (rows.as_ptr(), stride), words, sums) };
-    for (index, query) in queries.enumerate() {
-        let products = sums.row::<P>(index).each_ref().map(|sum| simd.load(sum));
-        run.put_scores(simd, query, panel, products);
-    }
-}
-
-/// The weighted sums of some queries over the elements of `P` panels.
-#[inline(always)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a product has this many operands"
-)]
-fn weigh<S: Simd, const P: usize>(
-    run: &mut PartitionRun<'_, Bf16, TiledFloats>,
-    simd: S,
-    tiles: &mut Tiles,
-    steps: &Range<usize>,
-    panel: usize,
-    queries: Range<usize>,
-    out: &mut Sums,
-    sums: &mut [f32],
-) {
-    let first = steps.start * LINES_PER_PANEL;
-    let words = steps.len() * LINES_PER_PANEL;
-    let stride = PARTITION / 2;
-    let values = std::array::from_fn(|index| {
-        run.gathered[(panel + index) * PANEL_LINES + first..][..words].as_ptr()
-    });
-    let rows = &run.weights[queries.start * stride..queries.end * stride][first..];
-    // SAFETY: the slices show `words` lines of each panel, and each query has weights for the whole
-    // partition. The tiles are the latest and come with shapes that there are.
-    unsafe { tiles.multiply::<P>(values, (rows.as_ptr(), stride), words, out) };
-    let columns = run.context.columns;
-    for (index, query) in queries.enumerate() {
-        let to = &mut sums[query * columns..][..columns];
-        let (to, _) = to[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
-        for (to, sum) in to.iter_mut().zip(out.row::<P>(index)) {
-            simd.store(simd.load(sum), to);
+        let rows = &run.weights[queries.start * stride..queries.end * stride][first..];
+        // SAFETY: the slices show `words` lines of each panel, and each query has weights for the
+        // whole partition. The tiles are the latest and come with shapes that there are.
+        unsafe { tiles.multiply::<P>(values, (rows.as_ptr(), stride), words, &mut self.products) };
+        let columns = run.context.columns;
+        for (index, query) in queries.enumerate() {
+            let to = &mut self.sums[query * columns..][..columns];
+            let (to, _) = to[panel * LANES..][..P * LANES].as_chunks_mut::<LANES>();
+            let sums: [_; P] = self.products.row(simd, index);
+            for (to, sum) in to.iter_mut().zip(sums) {
+                simd.store(sum, to);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `format` names the ways in which weights lie in memory, `row` makes one output's weights from
 //! floats or from ggml's blocks, `weights` packs them in panels, `rows` quantises activations, and
-//! `product` multiplies.
+//! `product` multiplies, `tiled` in matrix tiles.
 //!
 //! Sums within a group of inputs are exact integers, and what follows them (scales, in order of
 //! the groups) is multiplications and additions that no instruction set fuses. So given the same
@@ -14,6 +14,8 @@ mod row;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 mod weights;
 
 pub use format::IntFormat;

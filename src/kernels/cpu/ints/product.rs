@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::super::Cpu;
 use super::super::activation::Activation;
+use super::super::isa::Isa;
 use super::super::line::{Arithmetic, F32, Line, Rows};
 use super::super::linear::{Target, for_each_part};
 use super::super::simd::{Kernel, Simd};
@@ -100,26 +101,35 @@ fn product(cpu: &mut Cpu, weights: &IntMatrix, rows: &IntRows, num_rows: usize, 
                 sink,
             };
             match weights.format {
-                IntFormat::Int8 => isa.run(FormatTask(task, Int8)),
-                IntFormat::Int8PerRow => isa.run(FormatTask(task, Int8PerRow)),
-                IntFormat::Int4 => isa.run(FormatTask(task, Int4)),
-                IntFormat::Int4Affine => isa.run(FormatTask(task, Int4Affine)),
+                IntFormat::Int8 => run(isa, FormatTask(task, Int8)),
+                IntFormat::Int8PerRow => run(isa, FormatTask(task, Int8PerRow)),
+                IntFormat::Int4 => run(isa, FormatTask(task, Int4)),
+                IntFormat::Int4Affine => run(isa, FormatTask(task, Int4Affine)),
             }
         },
     );
 }
 
 /// One part of a product: a range of panels times a range of rows.
-struct IntTask<'a> {
-    weights: &'a IntMatrix,
-    rows: &'a IntRows,
-    panels: Range<usize>,
-    row_range: Range<usize>,
-    sink: AnySink<'a>,
+pub(super) struct IntTask<'a> {
+    pub(super) weights: &'a IntMatrix,
+    pub(super) rows: &'a IntRows,
+    pub(super) panels: Range<usize>,
+    pub(super) row_range: Range<usize>,
+    pub(super) sink: AnySink<'a>,
 }
 
 /// The same for a kernel: the format of the weights as a type.
-struct FormatTask<'a, F>(IntTask<'a>, F);
+pub(super) struct FormatTask<'a, F>(pub(super) IntTask<'a>, F);
+
+/// Runs a task in matrix tiles where there are such.
+fn run<F: Format>(isa: Isa, task: FormatTask<'_, F>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return amx.simd().vectorize(super::tiled::OnTiles(task, amx));
+    }
+    isa.run(task);
+}
 
 impl<F: Format> Kernel for FormatTask<'_, F> {
     type Output = ();
@@ -157,10 +167,9 @@ impl<F: Format, const P: usize, const T: usize> Kernel for Tile<'_, FormatTask<'
             sink,
             ..
         } = &work.0;
-        let lines = weights.lines_per_panel;
         let none: &[Halves] = &[];
         let panels: [Panel<'_>; P] = std::array::from_fn(|index| Panel {
-            lines: &weights.lines[(panel + index) * lines..][..lines],
+            lines: weights.panel_lines(panel + index),
             scales: weights.panel_scales(panel + index),
             minimums: if F::FORMAT.is_affine() {
                 weights.panel_minimums(panel + index)
@@ -265,9 +274,7 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
             // SAFETY: as above.
             let scale = unsafe { *row.scales.get_unchecked(group) };
             for panel in 0..P {
-                let both = simd.mul(scales[panel], simd.splat(scale));
-                let product = simd.mul(both, simd.to_f32(sums[panel]));
-                totals[panel] = simd.add(totals[panel], product);
+                totals[panel] = add_group(simd, totals[panel], sums[panel], scales[panel], scale);
             }
         }
         if F::FORMAT.is_affine() {
@@ -283,12 +290,9 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
                         *row.corrections.get_unchecked(group),
                     )
                 };
-                // Minus the sum of the activations: the correction is -128 times their integers'.
-                let correction = simd.to_f32(simd.splat_word(correction.cast_unsigned()));
-                let x = simd.mul(correction, simd.splat(scale * (1.0 / 128.0)));
                 for panel in 0..P {
-                    let product = simd.mul(minimums[panel], x);
-                    totals[panel] = simd.add(totals[panel], product);
+                    let minimum = minimums[panel];
+                    totals[panel] = add_minimum(simd, totals[panel], minimum, scale, correction);
                 }
             }
         }
@@ -296,9 +300,37 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
     totals
 }
 
+/// Adds a group's exact sum of products, times both scales.
+#[inline(always)]
+pub(super) fn add_group<S: Simd>(
+    simd: S,
+    total: S::F32,
+    sum: S::Words,
+    weight_scale: S::F32,
+    row_scale: f32,
+) -> S::F32 {
+    let both = simd.mul(weight_scale, simd.splat(row_scale));
+    simd.add(total, simd.mul(both, simd.to_f32(sum)))
+}
+
+/// Adds a group's minimum times minus the sum of its activations; the correction is -128 times the
+/// sum of their integers.
+#[inline(always)]
+pub(super) fn add_minimum<S: Simd>(
+    simd: S,
+    total: S::F32,
+    minimum: S::F32,
+    row_scale: f32,
+    correction: i32,
+) -> S::F32 {
+    let correction = simd.to_f32(simd.splat_word(correction.cast_unsigned()));
+    let x = simd.mul(correction, simd.splat(row_scale * (1.0 / 128.0)));
+    simd.add(total, simd.mul(minimum, x))
+}
+
 /// Where a group's sum starts, so that what was added to the weights has no effect.
 #[inline(always)]
-fn start<S: Simd, F: Format>(simd: S, correction: i32) -> S::Words {
+pub(super) fn start<S: Simd, F: Format>(simd: S, correction: i32) -> S::Words {
     use super::IntFormat::{Int4, Int4Affine, Int8, Int8PerRow};
     match F::FORMAT {
         Int8 | Int8PerRow => simd.splat_word(correction.cast_unsigned()),

@@ -62,11 +62,23 @@ impl IntRows {
         }
     }
 
+    /// Words from one row to the next.
+    #[inline(always)]
+    pub(super) fn stride(&self) -> usize {
+        self.stride * LANES
+    }
+
+    /// The words of all rows, padding included.
+    #[inline(always)]
+    pub(super) fn words(&self) -> &[u32] {
+        self.lines.as_flattened_words()
+    }
+
     /// The words of a row, whole groups.
     #[inline(always)]
     pub(super) fn row_words(&self, row: usize) -> &[u32] {
         let words = self.width.div_ceil(GROUP) * GROUP_WORDS;
-        &self.lines.as_flattened_words()[row * self.stride * LANES..][..words]
+        &self.words()[row * self.stride()..][..words]
     }
 
     /// Scales and corrections of a row's groups.

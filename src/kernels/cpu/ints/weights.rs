@@ -3,7 +3,7 @@
 use super::super::Cpu;
 use super::super::buffer::LineBuffer;
 use super::super::disjoint::Disjoint;
-use super::super::line::FlattenLines;
+use super::super::line::{FlattenLines, Line};
 use super::super::linear::{Interleaved, interleaved};
 use super::super::simd::LANES;
 use super::{GROUP, IntFormat, IntRow, MOST_INPUTS, format};
@@ -16,11 +16,11 @@ pub(super) type Halves = [u32; LANES / 2];
 pub struct IntMatrix {
     pub(super) format: IntFormat,
     /// Of each panel, one after the other.
-    pub(super) lines: LineBuffer<u32>,
+    lines: LineBuffer<u32>,
     /// Of each panel and group a [`Halves`].
     scales: LineBuffer<u32>,
     minimums: LineBuffer<u32>,
-    pub(super) lines_per_panel: usize,
+    lines_per_panel: usize,
     pub(super) groups: usize,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -120,6 +120,17 @@ impl IntMatrix {
         size_of_val(&self.lines[..])
             + size_of_val(&self.scales[..])
             + size_of_val(&self.minimums[..])
+    }
+
+    /// Words of an output: four inputs each, in whole groups.
+    pub(super) fn words(&self) -> usize {
+        self.lines_per_panel * if self.format.has_nibbles() { 2 } else { 1 }
+    }
+
+    /// The lines of a panel.
+    #[inline(always)]
+    pub(super) fn panel_lines(&self, panel: usize) -> &[Line<u32>] {
+        &self.lines[panel * self.lines_per_panel..][..self.lines_per_panel]
     }
 
     pub(super) fn panels(&self) -> usize {

@@ -242,6 +242,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_words(self, words: [__m256i; 2], to: &mut [u32; LANES]) {
+        proven!({
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), words[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), words[1]);
+        })
+    }
+
+    #[inline(always)]
+    fn add_words(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        proven!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
+    }
+
+    #[inline(always)]
     fn low_nibbles(self, words: [__m256i; 2]) -> [__m256i; 2] {
         words.map(|half| proven!(_mm256_and_si256(half, _mm256_set1_epi8(15))))
     }

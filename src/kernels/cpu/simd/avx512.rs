@@ -227,6 +227,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn store_words(self, words: __m512i, to: &mut [u32; LANES]) {
+        proven!(_mm512_storeu_si512(to.as_mut_ptr().cast(), words))
+    }
+
+    #[inline(always)]
+    fn add_words(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
     fn low_nibbles(self, words: __m512i) -> __m512i {
         proven!(_mm512_and_si512(words, _mm512_set1_epi8(15)))
     }

@@ -92,6 +92,10 @@ pub trait Simd: Copy {
     fn splat_word(self, word: u32) -> Self::Words;
     /// Reads sixteen words.
     fn load_words(self, from: &[u32; LANES]) -> Self::Words;
+    /// Writes sixteen words.
+    fn store_words(self, words: Self::Words, to: &mut [u32; LANES]);
+    /// `a + b` modulo 2^32.
+    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// The low four bits of every byte.
     fn low_nibbles(self, words: Self::Words) -> Self::Words;
     /// The high four bits of every byte.

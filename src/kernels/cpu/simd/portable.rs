@@ -157,6 +157,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn store_words(self, words: [u32; LANES], to: &mut [u32; LANES]) {
+        *to = words;
+    }
+
+    #[inline(always)]
+    fn add_words(self, a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| a[lane].wrapping_add(b[lane]))
+    }
+
+    #[inline(always)]
     fn low_nibbles(self, words: [u32; LANES]) -> [u32; LANES] {
         words.map(|word| word & 0x0f0f_0f0f)
     }

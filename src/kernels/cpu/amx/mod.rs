@@ -1,0 +1,278 @@
+//! Matrix tiles (Intel AMX): registers of sixteen rows of 64 bytes, and an instruction that
+//! multiplies two of them.
+//!
+//! Its second operand is lines of a panel as they lie in memory (`line.rs`), its first is rows of
+//! words: so products use tiles without anything being packed anew. Here registers are configured
+//! and work is cut into tiles; `floats` multiplies bfloat16 and `bytes` integers.
+//!
+//! The compiler has no stable intrinsics for these instructions, hence assembly. Configuring the
+//! registers takes as long as three steps of a product, so [`Tiles`] keeps a configuration for many
+//! products; it lets go of the registers when it is dropped. Products keep nothing in them.
+//!
+//! *Source*: Intel SDM volume 1 chapter 18 and volume 2 (`LDTILECFG`, `TDPBF16PS`); Linux
+//! `Documentation/arch/x86/xstate.rst` for the permission.
+
+mod bytes;
+mod floats;
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::line::Line;
+use super::simd::LANES;
+use super::simd::avx512::Avx512;
+pub(super) use bytes::{BYTE_PANELS, ByteSums, GROUPS};
+pub(super) use floats::Sums;
+
+/// Rows of a tile.
+const TILE_ROWS: usize = 16;
+
+/// Rows that are multiplied at once: two tiles.
+pub(super) const ROWS: usize = 2 * TILE_ROWS;
+
+/// Panels that are multiplied at once where there is one tile of rows. With two, it is two panels.
+pub(super) const PANELS: usize = 4;
+
+/// Work that is done tile by tile. Its method is to be `#[inline(always)]`: it is compiled with the
+/// instructions of the function that walks over the tiles.
+pub(super) trait TileWork {
+    /// Works on the tile of `P` panels from `panel` on and the configured `rows`.
+    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, rows: Range<usize>);
+}
+
+/// Tile registers, as a token: it exists only where the CPU has them and the system lets this
+/// process use them.
+#[derive(Clone, Copy)]
+pub(super) struct Amx {
+    simd: Avx512<true>,
+}
+
+/// What a tile register holds: bytes of a row and rows, for each of eight.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Config {
+    /// Sums in tiles 0 to 3, rows of `words` words in 4 and 5, panels in 6 and 7: `upper` rows in
+    /// the first of two tiles and `lower` in the second. Without a second, a panel is in 5, too.
+    fn new(upper: usize, lower: usize, words: usize) -> Self {
+        let line = size_of::<Line<u32>>();
+        let sums = |rows: usize| (rows, line);
+        let rows = |rows: usize| (rows, words * size_of::<u32>());
+        let panel = (words, line);
+        let tiles = if lower > 0 {
+            let (first, second) = (sums(upper), sums(lower));
+            [
+                first,
+                first,
+                second,
+                second,
+                rows(upper),
+                rows(lower),
+                panel,
+                panel,
+            ]
+        } else {
+            let first = sums(upper);
+            [first, first, first, first, rows(upper), panel, panel, panel]
+        };
+        let mut config = Self {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        for (index, (rows, bytes)) in tiles.into_iter().enumerate() {
+            // At most 16 and 64.
+            (config.rows[index], config.row_bytes[index]) = (rows as u8, bytes as u16);
+        }
+        config
+    }
+}
+
+impl Amx {
+    /// The token, where CPU and system have tiles of bfloat16.
+    pub(super) fn detect() -> Option<Self> {
+        let simd = Avx512::<true>::detect()?;
+        // Leaf 7 exists where AVX-512 does. AMX-BF16, AMX-TILE and AMX-INT8:
+        let features = __cpuid_count(7, 0).edx;
+        let has_tiles = [22, 24, 25].into_iter().all(|bit| features >> bit & 1 == 1);
+        let saves_registers = __cpuid(1).ecx >> 27 & 1 == 1;
+        // SAFETY: the bit before says that the system has enabled XGETBV.
+        let saves_tiles = saves_registers && unsafe { _xgetbv(0) } >> 17 & 3 == 3;
+        (has_tiles && saves_tiles && ask_for_tiles()).then_some(Self { simd })
+    }
+
+    /// The vector instructions beside them.
+    pub(super) fn simd(self) -> Avx512<true> {
+        self.simd
+    }
+
+    /// Covers some panels and rows with tiles of `words` words: whole blocks of rows first, then what
+    /// is left.
+    #[inline(always)]
+    pub(super) fn for_each_tile(
+        self,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        words: usize,
+        work: &mut impl TileWork,
+    ) {
+        let whole = rows.start + rows.len() / ROWS * ROWS;
+        for (rows, size) in [
+            (rows.start..whole, ROWS),
+            (whole..rows.end, rows.end - whole),
+        ] {
+            if rows.is_empty() {
+                continue;
+            }
+            let mut tiles = self.configure(size, words);
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let height = match panels.end - panel {
+                    PANELS.. if size <= TILE_ROWS => PANELS,
+                    2.. => 2,
+                    _ => 1,
+                };
+                for row in rows.clone().step_by(size) {
+                    let rows = row..row + size;
+                    match height {
+                        PANELS => work.tile::<PANELS>(&mut tiles, panel, rows),
+                        2 => work.tile::<2>(&mut tiles, panel, rows),
+                        _ => work.tile::<1>(&mut tiles, panel, rows),
+                    }
+                }
+                panel += height;
+            }
+        }
+    }
+
+    /// Multiplies whole tiles of bfloat16, `steps` times in each of four sums: the probe of the
+    /// multiplier. Returns the operations of a step.
+    pub(super) fn multiply_adds(self, steps: usize) -> usize {
+        self.multiply_tiles::<false>(steps);
+        4 * TILE_ROWS * LANES * (2 * LANES) * 2
+    }
+
+    /// The same for bytes.
+    pub(super) fn multiply_byte_adds(self, steps: usize) -> usize {
+        self.multiply_tiles::<true>(steps);
+        4 * TILE_ROWS * LANES * (4 * LANES) * 2
+    }
+
+    fn multiply_tiles<const BYTES: bool>(self, steps: usize) {
+        if steps == 0 {
+            return;
+        }
+        let _tiles = self.configure(ROWS, LANES);
+        macro_rules! multiply {
+            ($multiply:literal) => {
+                asm!(
+                    "tilezero tmm4",
+                    "tilezero tmm5",
+                    "tilezero tmm6",
+                    "tilezero tmm7",
+                    "2:",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    concat!($multiply, " tmm1, tmm4, tmm7"),
+                    concat!($multiply, " tmm2, tmm5, tmm6"),
+                    concat!($multiply, " tmm3, tmm5, tmm7"),
+                    "dec {steps}",
+                    "jnz 2b",
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, nomem),
+                )
+            };
+        }
+        // SAFETY: the registers are configured, and nothing else is touched.
+        unsafe {
+            if BYTES {
+                multiply!("tdpbsud");
+            } else {
+                multiply!("tdpbf16ps");
+            }
+        }
+    }
+
+    /// Registers for products of `rows` rows that take `words` words in a step.
+    ///
+    /// # Panics
+    /// There are no rows or more than [`ROWS`], or no words or more than [`LANES`].
+    #[inline(always)]
+    fn configure(self, rows: usize, words: usize) -> Tiles {
+        assert!((1..=ROWS).contains(&rows), "one or two tiles of rows");
+        assert!((1..=LANES).contains(&words), "a part of a line");
+        // Two tiles are filled alike: the time of an instruction grows with the rows.
+        let upper = if rows <= TILE_ROWS {
+            rows
+        } else {
+            rows.div_ceil(2)
+        };
+        let lower = rows - upper;
+        let config = Config::new(upper, lower, words);
+        // SAFETY: with the token, CPU and system have the registers, and the configuration is one
+        // that the architecture allows.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        Tiles {
+            simd: self.simd,
+            upper,
+            lower,
+            words,
+            bound_to_thread: PhantomData,
+        }
+    }
+}
+
+/// Tile registers of this thread, configured for some number of rows.
+pub(super) struct Tiles {
+    simd: Avx512<true>,
+    /// Rows in the first and in the second tile.
+    upper: usize,
+    lower: usize,
+    /// Words of a step.
+    words: usize,
+    bound_to_thread: PhantomData<*mut ()>,
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: no product is under way; without a configuration the system need not save the
+        // registers.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// Asks Linux to let this process use the tile registers; other systems are not asked.
+fn ask_for_tiles() -> bool {
+    if !cfg!(target_os = "linux") {
+        return false;
+    }
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+    let status: usize;
+    // SAFETY: the call takes two numbers and touches no memory of ours. It makes room for the
+    // registers in what is saved of each thread; asking again changes nothing.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => status,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    status == 0
+}
