@@ -345,7 +345,9 @@ impl<S: Simd, K: Sink> amx::TileWork for Products<'_, S, K> {
         assert!(words <= stride);
         // SAFETY: the slices show `words` lines of each panel and words of each row; the tiles are
         // the latest and come with shapes that there are.
-        unsafe { tiles.multiply::<P>(panels, (lines.as_ptr(), stride), words, &mut self.sums) };
+        unsafe {
+            tiles.multiply::<P, true>(panels, (lines.as_ptr(), stride), words, &mut self.sums)
+        };
         for (index, row) in range.enumerate() {
             let sums: [_; P] = self.sums.row(self.simd, index);
             // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.

@@ -652,7 +652,9 @@ impl<S: Simd> amx::TileWork for Products<'_, S> {
         assert!((range.len() - 1) * stride + words <= rows.len());
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
-        unsafe { tiles.multiply::<P>(panels, (rows.as_ptr(), stride), words, &mut self.sums) };
+        unsafe {
+            tiles.multiply::<P, false>(panels, (rows.as_ptr(), stride), words, &mut self.sums)
+        };
         for (index, row) in range.enumerate() {
             let sums: [_; P] = self.sums.row(simd, index);
             for (p, sum) in sums.into_iter().enumerate() {

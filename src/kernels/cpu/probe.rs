@@ -127,6 +127,9 @@ pub fn read_bandwidth(cpu: &mut Cpu) -> f64 {
     })
 }
 
+/// How far ahead lines are asked for: without, two cores of some CPUs read a tenth less.
+const LINES_AHEAD: usize = 64;
+
 struct Sum<'a>(&'a [Line<f32>]);
 
 impl Kernel for Sum<'_> {
@@ -140,6 +143,7 @@ impl Kernel for Sum<'_> {
         for index in 0..quarter {
             for (stream, sum) in sums.iter_mut().enumerate() {
                 let line = &self.0[stream * quarter + index];
+                simd.prefetch(std::ptr::from_ref(line).wrapping_add(LINES_AHEAD).cast());
                 *sum = simd.add(*sum, simd.load(&line.0));
             }
         }

@@ -42,13 +42,14 @@ fn load_each<S: Simd, const P: usize>(simd: S, from: &[[f32; LANES]]) -> [S::F32
 impl Tiles {
     /// The products of `P` panels and the configured number of rows, of `words` words each, summed
     /// in order. `rows` is where the first one lies, and the words from one to the next.
+    /// `STREAMED` panels come from memory, one after the other.
     ///
     /// # Safety
     /// No other [`Tiles`] was made on this thread since this one, and a step is [`LANES`] words. `P` is 1, 2 or, with at most
     /// sixteen rows, 4. Each panel pointer has `words` readable lines, each row `words` readable
     /// words.
     #[inline(always)]
-    pub(in crate::cpu) unsafe fn multiply<const P: usize>(
+    pub(in crate::cpu) unsafe fn multiply<const P: usize, const STREAMED: bool>(
         &mut self,
         panels: [*const Line<u32>; P],
         rows: (*const u32, usize),
@@ -61,7 +62,7 @@ impl Tiles {
             sums.0[..count * P].fill([0.0; LANES]);
         } else {
             // SAFETY: whole steps are within the words that the caller promises.
-            unsafe { self.steps(panels, rows, steps, sums) };
+            unsafe { self.steps::<P, STREAMED>(panels, rows, steps, sums) };
         }
         let rest = words - steps * LANES;
         if rest == 0 {
@@ -86,7 +87,7 @@ impl Tiles {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn steps<const P: usize>(
+    unsafe fn steps<const P: usize, const STREAMED: bool>(
         &mut self,
         panels: [*const Line<u32>; P],
         (first, stride): (*const u32, usize),
@@ -98,13 +99,26 @@ impl Tiles {
         let out = sums.0.as_mut_ptr();
         let lower = out.wrapping_add(self.upper * P);
 
+        // Asks for the sixteen lines that a panel's step four steps on takes: with few rows, memory is
+        // what a product waits for, and the CPU's own prefetching does not keep it busy.
+        macro_rules! ahead {
+            ($panel:literal) => {
+                ahead!($panel; 4096 4160 4224 4288 4352 4416 4480 4544 4608 4672 4736 4800 4864
+                    4928 4992 5056)
+            };
+            ($panel:literal; $($offset:literal)*) => {
+                concat!($("prefetcht0 [{", $panel, "} + ", $offset, "]\n"),*)
+            };
+        }
         // A step takes a line of each row and sixteen lines of each panel.
         macro_rules! product {
-            ($($operand:ident = $value:expr),*; zero $($zero:literal)*; step $($step:literal)*;
+            ($($operand:ident = $value:expr),*; zero $($zero:literal)*; ahead $($ahead:literal)*;
+             step $($step:literal)*;
              $($advance:literal)*; store $($store:literal)*) => {
                 asm!(
                     $($zero,)*
                     "2:",
+                    $(ahead!($ahead),)*
                     $($step,)*
                     $($advance,)*
                     "dec {steps}",
@@ -123,74 +137,13 @@ impl Tiles {
             };
         }
         let panel = |index: usize| panels[index];
-        // SAFETY: the registers are configured for these rows as long as `self` is there. Loads
-        // touch what the caller promises: the rows of a tile are as many as the configuration says,
-        // each step 64 bytes of them and 1024 of each panel. Stores fill `P` lines of the sums for
-        // each row.
-        unsafe {
-            match (P, self.lower > 0) {
-                (1, false) => product!(
-                    rows0 = first, panel0 = panel(0);
-                    zero "tilezero tmm0";
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6";
-                    "add {rows0}, 64" "add {panel0}, 1024";
-                    store "tilestored [{out} + {out_stride}*1], tmm0"
-                ),
-                (1, true) => product!(
-                    rows0 = first, rows1 = second, panel0 = panel(0), lower = lower;
-                    zero "tilezero tmm0" "tilezero tmm2";
-                    step
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm5, [{rows1} + {stride}*1]"
-                    "tdpbf16ps tmm2, tmm5, tmm6";
-                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{lower} + {out_stride}*1], tmm2"
-                ),
-                (2, false) => product!(
-                    rows0 = first, panel0 = panel(0), panel1 = panel(1);
-                    zero "tilezero tmm0" "tilezero tmm1";
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm7, [{panel1} + {line}*1]"
-                    "tdpbf16ps tmm1, tmm4, tmm7";
-                    "add {rows0}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
-                ),
-                (2, true) => product!(
-                    rows0 = first, rows1 = second, panel0 = panel(0), panel1 = panel(1),
-                    lower = lower;
-                    zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm7, [{panel1} + {line}*1]"
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                    "tileloadd tmm5, [{rows1} + {stride}*1]"
-                    "tdpbf16ps tmm2, tmm5, tmm6"
-                    "tdpbf16ps tmm3, tmm5, tmm7";
-                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
-                    "tilestored [{lower} + {out_stride}*1], tmm2"
-                    "tilestored [{lower} + {out_stride}*1 + 64], tmm3"
-                ),
-                (PANELS, false) => product!(
+        macro_rules! four_panels {
+            ($($ahead:literal)*) => {
+                product!(
                     rows0 = first, panel0 = panel(0), panel1 = panel(1), panel2 = panel(2),
                     panel3 = panel(3);
                     zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                    ahead $($ahead)*;
                     step
                     "tileloadd tmm4, [{rows0} + {stride}*1]"
                     "tileloadd tmm5, [{panel0} + {line}*1]"
@@ -208,7 +161,79 @@ impl Tiles {
                     "tilestored [{out} + {out_stride}*1 + 64], tmm1"
                     "tilestored [{out} + {out_stride}*1 + 128], tmm2"
                     "tilestored [{out} + {out_stride}*1 + 192], tmm3"
+                )
+            };
+        }
+        // SAFETY: the registers are configured for these rows as long as `self` is there. Loads
+        // touch what the caller promises: the rows of a tile are as many as the configuration says,
+        // each step 64 bytes of them and 1024 of each panel. Stores fill `P` lines of the sums for
+        // each row.
+        unsafe {
+            match (P, self.lower > 0) {
+                (1, false) => product!(
+                    rows0 = first, panel0 = panel(0);
+                    zero "tilezero tmm0";
+                    ahead;
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6";
+                    "add {rows0}, 64" "add {panel0}, 1024";
+                    store "tilestored [{out} + {out_stride}*1], tmm0"
                 ),
+                (1, true) => product!(
+                    rows0 = first, rows1 = second, panel0 = panel(0), lower = lower;
+                    zero "tilezero tmm0" "tilezero tmm2";
+                    ahead;
+                    step
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm5, [{rows1} + {stride}*1]"
+                    "tdpbf16ps tmm2, tmm5, tmm6";
+                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{lower} + {out_stride}*1], tmm2"
+                ),
+                (2, false) => product!(
+                    rows0 = first, panel0 = panel(0), panel1 = panel(1);
+                    zero "tilezero tmm0" "tilezero tmm1";
+                    ahead;
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{panel1} + {line}*1]"
+                    "tdpbf16ps tmm1, tmm4, tmm7";
+                    "add {rows0}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
+                ),
+                (2, true) => product!(
+                    rows0 = first, rows1 = second, panel0 = panel(0), panel1 = panel(1),
+                    lower = lower;
+                    zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                    ahead;
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tileloadd tmm7, [{panel1} + {line}*1]"
+                    "tileloadd tmm5, [{rows1} + {stride}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tdpbf16ps tmm1, tmm4, tmm7"
+                    "tdpbf16ps tmm2, tmm5, tmm6"
+                    "tdpbf16ps tmm3, tmm5, tmm7";
+                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
+                    "tilestored [{lower} + {out_stride}*1], tmm2"
+                    "tilestored [{lower} + {out_stride}*1 + 64], tmm3"
+                ),
+                (PANELS, false) if STREAMED => four_panels!("panel0" "panel1" "panel2" "panel3"),
+                (PANELS, false) => four_panels!(),
                 _ => unreachable!("no product of {P} panels and two tiles of rows"),
             }
         }

@@ -141,7 +141,9 @@ impl<S: Simd> TileWork for Scores<'_, '_, S> {
         // SAFETY: `places` has put the start of a whole panel, a line for each word of a key, at
         // each index that is wanted; a query has `stride >= words` words. The tiles are the latest
         // and come with shapes that there are.
-        unsafe { tiles.multiply::<P>(keys, (rows.as_ptr(), stride), words, &mut self.products) };
+        unsafe {
+            tiles.multiply::<P, false>(keys, (rows.as_ptr(), stride), words, &mut self.products)
+        };
         for (index, query) in queries.enumerate() {
             let products: [_; P] = self.products.row(simd, index);
             run.put_scores(simd, query, panel, products);
@@ -172,7 +174,9 @@ impl<S: Simd> TileWork for WeightedSums<'_, '_, S> {
         let rows = &run.weights[queries.start * stride..queries.end * stride][first..];
         // SAFETY: the slices show `words` lines of each panel, and each query has weights for the
         // whole partition. The tiles are the latest and come with shapes that there are.
-        unsafe { tiles.multiply::<P>(values, (rows.as_ptr(), stride), words, &mut self.products) };
+        unsafe {
+            tiles.multiply::<P, false>(values, (rows.as_ptr(), stride), words, &mut self.products)
+        };
         let columns = run.context.columns;
         for (index, query) in queries.enumerate() {
             let to = &mut self.sums[query * columns..][..columns];
