@@ -129,7 +129,7 @@ fn measure_ints(cpu: &mut Cpu) {
             let weights = int_matrix(cpu, format, outputs, inputs);
             for num_rows in ROW_COUNTS {
                 let rows = bf16_rows(num_rows, inputs);
-                let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+                let mut ints = IntRows::zeros(num_rows, inputs, format.group());
                 let mut out = Rows::<F32>::zeros(num_rows, outputs);
                 let time = best_of(|| {
                     let target = Target::Replace;

@@ -29,7 +29,8 @@ pub(super) struct Args {
     /// What weights are held and multiplied in: bf16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
-    /// Weights that are held as integers: auto (as in the file), none, int8 or int8-row
+    /// Weights that are held as integers: auto (as in the file), none, int8,
+    /// int8-32 or int8-row
     #[arg(long, default_value = "auto")]
     quantize: Quantize,
     /// What keys and values are held in: auto (as computed), bf16 or int8

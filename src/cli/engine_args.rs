@@ -30,8 +30,8 @@ pub(super) struct EngineArgs {
     #[arg(long, default_value = "bf16")]
     dtype: ComputeType,
     /// Weights that are held, and multiplied, as integers: auto keeps those that a GGUF file holds
-    /// so; none widens them; int8 rounds all to 8 bits with a scale for each 32 (half the memory of
-    /// bf16); int8-row with one for each row (faster, less exact)
+    /// so; none widens them; int8 rounds all to 8 bits with a scale for each 128 (half the memory of
+    /// bf16); int8-32 with one for each 32 (slower, more exact); int8-row with one for each row
     #[arg(long, default_value = "auto")]
     quantize: Quantize,
     /// What keys and values are held in: auto is the type that is computed in; int8 takes half the

@@ -135,6 +135,7 @@ fn a_rows_bits_depend_on_its_sequence_alone() {
             (ComputeType::Bf16, Quantize::None, KvType::Bf16),
             (ComputeType::Bf16, Quantize::None, KvType::Int8),
             (ComputeType::Bf16, Quantize::Int8, KvType::Auto),
+            (ComputeType::Bf16, Quantize::Int8By32, KvType::Auto),
             (ComputeType::Bf16, Quantize::Int8PerRow, KvType::Auto),
         ] {
             let plain = CpuOptions {
@@ -207,7 +208,8 @@ fn rounded_types_stay_near_single_precision() {
             for (quantize, kv_type, tolerance) in [
                 (Quantize::None, KvType::Auto, 0.013),
                 (Quantize::None, KvType::Int8, 0.02),
-                (Quantize::Int8, KvType::Auto, 0.055),
+                (Quantize::Int8By32, KvType::Auto, 0.055),
+                (Quantize::Int8, KvType::Auto, 0.06),
                 (Quantize::Int8PerRow, KvType::Auto, 0.065),
             ] {
                 let rounded = run(ComputeType::Bf16, quantize, kv_type, isa);

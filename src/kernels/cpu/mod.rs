@@ -42,8 +42,8 @@ pub use activation::{Activation, soft_cap_all};
 pub use attention::{AttentionScratch, attention};
 pub use buffer::{FloatBuffer, Plain};
 pub use ints::{
-    GROUP, IntFormat, IntGatedMatrix, IntMatrix, IntRow, IntRows, gated_linear_ints, linear_ints,
-    linear_ints_strided, quantise_rows,
+    GROUP, IntFormat, IntGatedMatrix, IntMatrix, IntRow, IntRows, WIDE_GROUP, gated_linear_ints,
+    linear_ints, linear_ints_strided, quantise_rows,
 };
 pub use isa::{Isa, IsaError};
 pub use kv::{KvCache, KvFormat, KvShape};

@@ -128,7 +128,7 @@ pub fn read_bandwidth(cpu: &mut Cpu) -> f64 {
 }
 
 /// How far ahead lines are asked for: without, two cores of some CPUs read a tenth less.
-const LINES_AHEAD: usize = 64;
+const LINES_AHEAD: usize = 32;
 
 struct Sum<'a>(&'a [Line<f32>]);
 

@@ -21,14 +21,22 @@ pub enum Quantize {
     Auto,
     /// None: quantised blocks are widened.
     None,
-    /// All, in 8 bits with a scale for each 32 inputs.
+    /// All, in 8 bits with a scale for each 128 inputs.
     Int8,
+    /// All, in 8 bits with a scale for each 32 inputs: slower and more exact.
+    Int8By32,
     /// All, in 8 bits with a scale for each output: faster and less exact.
     Int8PerRow,
 }
 
 impl Quantize {
-    const ALL: [Self; 4] = [Self::Auto, Self::None, Self::Int8, Self::Int8PerRow];
+    const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::None,
+        Self::Int8,
+        Self::Int8By32,
+        Self::Int8PerRow,
+    ];
 
     /// Its name, as [`FromStr`] takes it.
     pub fn name(self) -> &'static str {
@@ -36,6 +44,7 @@ impl Quantize {
             Self::Auto => "auto",
             Self::None => "none",
             Self::Int8 => "int8",
+            Self::Int8By32 => "int8-32",
             Self::Int8PerRow => "int8-row",
         }
     }
@@ -77,15 +86,23 @@ impl Storage {
         }
     }
 
-    /// Whether activations that meet integer weights have one scale per row.
-    pub(super) fn is_per_row(self) -> bool {
-        self.quantize == Quantize::Int8PerRow
+    /// Values of a row of activations that share a scale where they meet integer weights; all of
+    /// them where `None`.
+    pub(super) fn activation_group(self) -> Option<usize> {
+        let format = match self.quantize {
+            Quantize::Int8 => IntFormat::Int8Wide,
+            Quantize::Int8PerRow => IntFormat::Int8PerRow,
+            // The groups of ggml's blocks are one size.
+            Quantize::Auto | Quantize::None | Quantize::Int8By32 => IntFormat::Int8,
+        };
+        format.group()
     }
 
     /// The format of one packed matrix that `parts` become together; `None` for floats.
     pub(super) fn format(self, parts: &[Weight<'_>]) -> Option<IntFormat> {
         match (self.quantize, self.compute_type) {
-            (Quantize::Int8, _) => Some(IntFormat::Int8),
+            (Quantize::Int8, _) => Some(IntFormat::Int8Wide),
+            (Quantize::Int8By32, _) => Some(IntFormat::Int8),
             (Quantize::Int8PerRow, _) => Some(IntFormat::Int8PerRow),
             (Quantize::None, _) | (Quantize::Auto, ComputeType::F32) => None,
             (Quantize::Auto, ComputeType::Bf16) => {
@@ -200,7 +217,7 @@ mod tests {
         }
         assert_eq!(
             "int4".parse::<Quantize>().unwrap_err(),
-            "unknown way `int4` to quantise; known: auto, none, int8, int8-row"
+            "unknown way `int4` to quantise; known: auto, none, int8, int8-32, int8-row"
         );
     }
 }

@@ -12,9 +12,12 @@ pub(in crate::cpu) const BYTE_PANELS: usize = 2;
 /// Groups of inputs that are summed at once: their sums stay in the first-level cache.
 pub(in crate::cpu) const GROUPS: usize = 4;
 
-/// Sums of each group, for each row two panels.
+/// Sums of a group, for each row two panels.
+pub(in crate::cpu) type GroupSums = [[[u32; LANES]; BYTE_PANELS]; ROWS];
+
+/// Sums of some groups.
 #[repr(align(64))]
-pub(in crate::cpu) struct ByteSums([[[[u32; LANES]; BYTE_PANELS]; ROWS]; GROUPS]);
+pub(in crate::cpu) struct ByteSums([GroupSums; GROUPS]);
 
 impl ByteSums {
     /// Zeros.
@@ -27,6 +30,12 @@ impl ByteSums {
     pub(in crate::cpu) fn of(&self, group: usize, row: usize, panel: usize) -> &[u32; LANES] {
         &self.0[group][row][panel]
     }
+
+    /// The sums of a group and those that follow.
+    #[inline(always)]
+    pub(in crate::cpu) fn from_group(&mut self, group: usize) -> &mut [GroupSums] {
+        &mut self.0[group..]
+    }
 }
 
 impl Tiles {
@@ -35,7 +44,7 @@ impl Tiles {
     ///
     /// # Safety
     /// No other [`Tiles`] was made on this thread since this one; its steps are `W` words. There is
-    /// a step, and there are 1 to [`GROUPS`] groups. Each panel pointer has a readable line for each
+    /// a step, and there are 1 to `sums.len()` groups. Each panel pointer has a readable line for each
     /// word of the groups, each row a readable word.
     #[inline(always)]
     pub(in crate::cpu) unsafe fn multiply_bytes<const W: usize>(
@@ -44,11 +53,11 @@ impl Tiles {
         (first, stride): (*const u32, usize),
         groups: usize,
         steps: usize,
-        sums: &mut ByteSums,
+        sums: &mut [GroupSums],
     ) {
-        debug_assert!(W == self.words && steps > 0 && groups > 0 && groups <= GROUPS);
+        debug_assert!(W == self.words && steps > 0 && groups > 0 && groups <= sums.len());
         let second = first.wrapping_add(self.upper * stride);
-        let out = sums.0.as_mut_ptr().cast::<[[u32; LANES]; BYTE_PANELS]>();
+        let out = sums.as_mut_ptr().cast::<[[u32; LANES]; BYTE_PANELS]>();
         let lower = out.wrapping_add(self.upper);
         macro_rules! product {
             ([$($zero:literal)*] [$($step:literal)*] [$($store:literal)*]
@@ -70,7 +79,7 @@ impl Tiles {
                     "jnz 3b",
                     row_step = const W * size_of::<u32>(),
                     panel_step = const W * size_of::<Line<u32>>(),
-                    group = const size_of::<[[[u32; LANES]; BYTE_PANELS]; ROWS]>(),
+                    group = const size_of::<GroupSums>(),
                     groups = inout(reg) groups => _,
                     steps = in(reg) steps,
                     left = out(reg) _,
@@ -90,7 +99,7 @@ impl Tiles {
         }
         // SAFETY: the registers are configured for these rows and steps as long as `self` is there.
         // Loads touch what the caller promises: of each row and panel `W` words or lines a step.
-        // Stores fill two lines of each row of a group, and there are as many groups as `sums` has.
+        // Stores fill two lines of each row of a group, and there are no more groups than `sums` has.
         unsafe {
             if self.lower == 0 {
                 product!(

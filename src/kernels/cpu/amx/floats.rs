@@ -99,12 +99,12 @@ impl Tiles {
         let out = sums.0.as_mut_ptr();
         let lower = out.wrapping_add(self.upper * P);
 
-        // Asks for the sixteen lines that a panel's step four steps on takes: with few rows, memory is
+        // Asks for the sixteen lines that a panel's second next step takes: with few rows, memory is
         // what a product waits for, and the CPU's own prefetching does not keep it busy.
         macro_rules! ahead {
             ($panel:literal) => {
-                ahead!($panel; 4096 4160 4224 4288 4352 4416 4480 4544 4608 4672 4736 4800 4864
-                    4928 4992 5056)
+                ahead!($panel; 2048 2112 2176 2240 2304 2368 2432 2496 2560 2624 2688 2752 2816
+                    2880 2944 3008)
             };
             ($panel:literal; $($offset:literal)*) => {
                 concat!($("prefetcht0 [{", $panel, "} + ", $offset, "]\n"),*)

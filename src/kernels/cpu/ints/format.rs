@@ -8,13 +8,15 @@
 use crate::quant::BlockType;
 
 use super::super::simd::LANES;
-use super::GROUP;
+use super::{GROUP, WIDE_GROUP};
 
 /// A format of integer weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum IntFormat {
     /// `scale * q`, q from -127 to 127, a scale for each 32 inputs; activations alike. 8.5 bits.
     Int8,
+    /// `scale * q`, q from -127 to 127, a scale for each 128 inputs; activations alike. 8.125 bits.
+    Int8Wide,
     /// `scale * q`, one scale per output; activations have one per row. 8 bits.
     Int8PerRow,
     /// `scale * (q - 8)`, q from 0 to 15, a scale for each 32 inputs. 4.5 bits.
@@ -25,12 +27,19 @@ pub enum IntFormat {
 
 impl IntFormat {
     /// Every format.
-    pub const ALL: [Self; 4] = [Self::Int8, Self::Int8PerRow, Self::Int4, Self::Int4Affine];
+    pub const ALL: [Self; 5] = [
+        Self::Int8,
+        Self::Int8Wide,
+        Self::Int8PerRow,
+        Self::Int4,
+        Self::Int4Affine,
+    ];
 
     /// Its name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8 in blocks of 32",
+            Self::Int8Wide => "int8 in blocks of 128",
             Self::Int8PerRow => "int8 per row",
             Self::Int4 => "int4",
             Self::Int4Affine => "int4 with minimums",
@@ -71,9 +80,13 @@ impl IntFormat {
         )
     }
 
-    /// Whether all inputs share one scale.
-    pub const fn is_per_row(self) -> bool {
-        matches!(self, Self::Int8PerRow)
+    /// Inputs that share a scale, of weights and activations; all of them where `None`.
+    pub const fn group(self) -> Option<usize> {
+        match self {
+            Self::Int8 | Self::Int4 | Self::Int4Affine => Some(GROUP),
+            Self::Int8Wide => Some(WIDE_GROUP),
+            Self::Int8PerRow => None,
+        }
     }
 
     /// Whether a byte holds two weights.
@@ -88,11 +101,7 @@ impl IntFormat {
 
     /// Groups of `inputs` inputs.
     pub(super) const fn groups(self, inputs: usize) -> usize {
-        if self.is_per_row() {
-            1
-        } else {
-            inputs.div_ceil(GROUP)
-        }
+        groups(self.group(), inputs)
     }
 
     /// Bytes of a packed matrix.
@@ -107,6 +116,14 @@ impl IntFormat {
         // Sixteen outputs' scales of a group are half a line.
         let scales = panels * self.groups(inputs) * 32;
         panels * 16 * quants + if self.is_affine() { 2 * scales } else { scales }
+    }
+}
+
+/// Groups of `inputs` inputs, so many each; one where they are all in one.
+pub(super) const fn groups(group: Option<usize>, inputs: usize) -> usize {
+    match group {
+        Some(group) => inputs.div_ceil(group),
+        None => 1,
     }
 }
 
@@ -133,7 +150,7 @@ macro_rules! formats {
     };
 }
 
-formats!(Int8 Int8PerRow Int4 Int4Affine);
+formats!(Int8 Int8Wide Int8PerRow Int4 Int4Affine);
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +172,7 @@ mod tests {
     fn sizes_in_bits() {
         let bits = |format: IntFormat| format.bytes(1024, 1024) as f64 * 8.0 / (1 << 20) as f64;
         assert_eq!(bits(IntFormat::Int8), 8.5);
+        assert_eq!(bits(IntFormat::Int8Wide), 8.125);
         assert_eq!(bits(IntFormat::Int4), 4.5);
         assert_eq!(bits(IntFormat::Int4Affine), 5.0);
     }

@@ -25,8 +25,11 @@ pub(super) use rows::Quantise;
 pub use rows::{IntRows, quantise_rows};
 pub use weights::{IntGatedMatrix, IntMatrix};
 
-/// Inputs that share a scale, where they do not all share one.
+/// Inputs that share a scale in ggml's blocks.
 pub const GROUP: usize = 32;
+
+/// Inputs that share a scale in wide groups: few scales, so that products are mostly products.
+pub const WIDE_GROUP: usize = 128;
 
 /// Words (of four activations) of a group.
 const GROUP_WORDS: usize = GROUP / 4;

@@ -14,9 +14,9 @@ use super::super::linear::{Target, for_each_part};
 use super::super::simd::{Kernel, Simd};
 use super::super::sink::{AnySink, Gated, Plain, Sink};
 use super::super::tile::{Tile, Tiles, for_each_tile};
-use super::format::{Format, Int4, Int4Affine, Int8, Int8PerRow};
+use super::format::{Format, Int4, Int4Affine, Int8, Int8PerRow, Int8Wide};
 use super::weights::Halves;
-use super::{GROUP_WORDS, IntFormat, IntGatedMatrix, IntMatrix, IntRows};
+use super::{GROUP, IntFormat, IntGatedMatrix, IntMatrix, IntRows};
 
 /// `rows * weights^T`, plus the bias, into (or added to) the first `num_rows` rows of `out`.
 ///
@@ -81,8 +81,8 @@ pub fn gated_linear_ints<O: Arithmetic>(
 fn product(cpu: &mut Cpu, weights: &IntMatrix, rows: &IntRows, num_rows: usize, sink: AnySink<'_>) {
     assert_eq!(rows.width(), weights.inputs, "rows as wide as the weights");
     assert_eq!(
-        rows.is_per_row(),
-        weights.format.is_per_row(),
+        rows.group(),
+        weights.format.group(),
         "scales of rows and weights are of one kind"
     );
     assert!(rows.rows() >= num_rows, "the rows are there");
@@ -102,6 +102,7 @@ fn product(cpu: &mut Cpu, weights: &IntMatrix, rows: &IntRows, num_rows: usize, 
             };
             match weights.format {
                 IntFormat::Int8 => run(isa, FormatTask(task, Int8)),
+                IntFormat::Int8Wide => run(isa, FormatTask(task, Int8Wide)),
                 IntFormat::Int8PerRow => run(isa, FormatTask(task, Int8PerRow)),
                 IntFormat::Int4 => run(isa, FormatTask(task, Int4)),
                 IntFormat::Int4Affine => run(isa, FormatTask(task, Int4Affine)),
@@ -122,10 +123,19 @@ pub(super) struct IntTask<'a> {
 /// The same for a kernel: the format of the weights as a type.
 pub(super) struct FormatTask<'a, F>(pub(super) IntTask<'a>, F);
 
-/// Runs a task in matrix tiles where there are such.
+/// Rows from which on matrix tiles pay.
+#[cfg(target_arch = "x86_64")]
+const LEAST_ROWS_IN_TILES: usize = 8;
+
+/// Runs a task in matrix tiles where there are such and they pay: not where every 32 inputs have
+/// scales, since what follows the sums takes longer than sums in vector registers. The bits are the
+/// same.
 fn run<F: Format>(isa: Isa, task: FormatTask<'_, F>) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(amx) = isa.amx() {
+    if let Some(amx) = isa.amx()
+        && F::FORMAT.group() != Some(GROUP)
+        && task.0.row_range.len() >= LEAST_ROWS_IN_TILES
+    {
         return amx.simd().vectorize(super::tiled::OnTiles(task, amx));
     }
     isa.run(task);
@@ -217,13 +227,11 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
 ) -> [[S::F32; P]; T] {
     let words = rows[0].words.len();
     let per_line = if F::FORMAT.has_nibbles() { 2 } else { 1 };
-    // A length that is a constant in the formats with groups, so that their inner loop is unrolled.
-    let group_words = if F::FORMAT.is_per_row() {
-        words
-    } else {
-        GROUP_WORDS
-    };
-    assert!(groups * group_words == words);
+    let group_words = group_words::<F>(words);
+    assert!(groups == words.div_ceil(group_words));
+    // Groups are whole, but for the last of the wide ones.
+    let is_cut =
+        |group: usize| F::FORMAT.group() != Some(GROUP) && (group + 1) * group_words > words;
     for panel in panels {
         assert!(panel.lines.len() * per_line == words && panel.scales.len() == groups);
         assert!(!F::FORMAT.is_affine() || panel.minimums.len() == groups);
@@ -240,9 +248,14 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
             let correction = unsafe { *row.corrections.get_unchecked(group) };
             *sums = [start::<S, F>(simd, correction); P];
         }
-        for line in group * group_words / per_line..(group + 1) * group_words / per_line {
+        let end = if is_cut(group) {
+            words
+        } else {
+            (group + 1) * group_words
+        };
+        for line in group * group_words / per_line..end / per_line {
             let weights: [S::Words; P] = std::array::from_fn(|panel| {
-                // SAFETY: `line < groups * group_words / per_line`, the length asserted above.
+                // SAFETY: `line < words / per_line`, the length asserted above.
                 simd.load_words(unsafe { &panels[panel].lines.get_unchecked(line).0 })
             });
             for half in 0..per_line {
@@ -300,6 +313,12 @@ fn multiply<S: Simd, F: Format, const P: usize, const T: usize>(
     totals
 }
 
+/// Words of a group of so many in all.
+#[inline(always)]
+pub(super) fn group_words<F: Format>(words: usize) -> usize {
+    F::FORMAT.group().map_or(words, |group| group / 4)
+}
+
 /// Adds a group's exact sum of products, times both scales.
 #[inline(always)]
 pub(super) fn add_group<S: Simd>(
@@ -331,9 +350,9 @@ pub(super) fn add_minimum<S: Simd>(
 /// Where a group's sum starts, so that what was added to the weights has no effect.
 #[inline(always)]
 pub(super) fn start<S: Simd, F: Format>(simd: S, correction: i32) -> S::Words {
-    use super::IntFormat::{Int4, Int4Affine, Int8, Int8PerRow};
+    use super::IntFormat::{Int4, Int4Affine, Int8, Int8PerRow, Int8Wide};
     match F::FORMAT {
-        Int8 | Int8PerRow => simd.splat_word(correction.cast_unsigned()),
+        Int8 | Int8Wide | Int8PerRow => simd.splat_word(correction.cast_unsigned()),
         // 8 instead of 128.
         Int4 => simd.shift_right_4(simd.splat_word(correction.cast_unsigned())),
         Int4Affine => simd.splat_word(0),

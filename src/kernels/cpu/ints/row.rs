@@ -46,7 +46,7 @@ impl IntRow {
     /// Makes every weight zero.
     pub fn clear(&mut self) {
         self.quants.fill(match self.format {
-            IntFormat::Int8 | IntFormat::Int8PerRow => OFFSET_8 as u8,
+            IntFormat::Int8 | IntFormat::Int8Wide | IntFormat::Int8PerRow => OFFSET_8 as u8,
             IntFormat::Int4 => 8,
             IntFormat::Int4Affine => 0,
         });
@@ -61,11 +61,7 @@ impl IntRow {
     pub fn quantise(&mut self, values: &[f32]) {
         assert!(!self.format.has_nibbles(), "no quantiser to 4 bits");
         assert_eq!(values.len(), self.values.len(), "a value per input");
-        let group = if self.format.is_per_row() {
-            self.quants.len()
-        } else {
-            GROUP
-        };
+        let group = self.format.group().unwrap_or(self.quants.len());
         let groups = values.chunks(group).zip(self.quants.chunks_mut(group));
         for ((values, quants), scale) in groups.zip(&mut self.scales) {
             let largest = values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
@@ -173,11 +169,11 @@ impl IntRow {
     /// The values that the integers stand for: the specification of the formats.
     pub fn values(&self) -> Vec<f32> {
         let number = |bits: u16| f16::from_bits(bits).to_f32();
-        let group = self.quants.len() / self.scales.len();
+        let group = self.format.group().unwrap_or(self.quants.len());
         let value = |index: usize, quant: u8| {
             let scale = number(self.scales[index / group]);
             match self.format {
-                IntFormat::Int8 | IntFormat::Int8PerRow => {
+                IntFormat::Int8 | IntFormat::Int8Wide | IntFormat::Int8PerRow => {
                     scale * (i32::from(quant) - OFFSET_8) as f32
                 }
                 IntFormat::Int4 => scale * (i32::from(quant) - 8) as f32,

@@ -4,6 +4,7 @@ use super::super::Cpu;
 use super::super::disjoint::Disjoint;
 use super::super::line::{Arithmetic, FlattenLines, Line, Operand, Rows};
 use super::super::simd::{Kernel, LANES, Simd};
+use super::format::groups;
 use super::{GROUP, GROUP_WORDS};
 
 /// A matrix of rows of signed bytes, four to a word, with scales.
@@ -18,22 +19,24 @@ pub struct IntRows {
     /// are stored with 128 added.
     corrections: Vec<i32>,
     groups: usize,
-    per_row: bool,
+    /// Values that share a scale; all of a row where `None`.
+    group: Option<usize>,
     width: usize,
 }
 
 impl IntRows {
-    /// `rows` rows of `width` zeros, with one scale for each row or for each group of 32.
-    pub fn zeros(rows: usize, width: usize, per_row: bool) -> Self {
+    /// `rows` rows of `width` zeros, with a scale for each `group` values, or one for each row (see
+    /// [`IntFormat::group`](super::IntFormat::group)).
+    pub fn zeros(rows: usize, width: usize, group: Option<usize>) -> Self {
         let stride = width.div_ceil(4 * LANES) | 1;
-        let groups = if per_row { 1 } else { width.div_ceil(GROUP) };
+        let groups = groups(group, width);
         Self {
             lines: vec![Line([0; LANES]); rows * stride],
             stride,
             scales: vec![0.0; rows * groups],
             corrections: vec![0; rows * groups],
             groups,
-            per_row,
+            group,
             width,
         }
     }
@@ -43,9 +46,9 @@ impl IntRows {
         self.width
     }
 
-    /// Whether a row has one scale.
-    pub fn is_per_row(&self) -> bool {
-        self.per_row
+    /// Values that share a scale; all of a row where `None`.
+    pub fn group(&self) -> Option<usize> {
+        self.group
     }
 
     /// Number of rows.
@@ -111,11 +114,8 @@ pub fn quantise_rows<O: Arithmetic>(
     assert!(x.rows() >= num_rows && out.rows() >= num_rows);
     let (isa, stride) = (cpu.isa, out.stride * LANES);
     let words = out.width.div_ceil(GROUP) * GROUP_WORDS;
-    let (groups, group_vectors) = if out.per_row {
-        (1, out.width.div_ceil(LANES))
-    } else {
-        (out.groups, GROUP / LANES)
-    };
+    let groups = out.groups;
+    let group_vectors = out.group.unwrap_or(out.width).div_ceil(LANES);
     let lines = Disjoint::new(out.lines.as_flattened_words_mut());
     let scales = Disjoint::new(&mut out.scales);
     let corrections = Disjoint::new(&mut out.corrections);

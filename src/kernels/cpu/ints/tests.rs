@@ -40,7 +40,7 @@ fn rows_of<O: Operand>(values: &[f32], width: usize) -> Rows<O> {
 fn weight_row(format: IntFormat, values: &[f32]) -> IntRow {
     let mut row = IntRow::zeros(format, values.len());
     match format {
-        IntFormat::Int8 | IntFormat::Int8PerRow => row.quantise(values),
+        IntFormat::Int8 | IntFormat::Int8Wide | IntFormat::Int8PerRow => row.quantise(values),
         IntFormat::Int4 | IntFormat::Int4Affine => {
             let mut blocks = vec![0; BlockType::Q4_0.row_bytes(values.len()).unwrap()];
             assert!(BlockType::Q4_0.quantise(values, &mut blocks));
@@ -56,7 +56,7 @@ fn weight_row(format: IntFormat, values: &[f32]) -> IntRow {
 }
 
 /// (rows, inputs, outputs): every tile shape, ragged in all directions.
-const PRODUCTS: [(usize, usize, usize); 8] = [
+const PRODUCTS: [(usize, usize, usize); 9] = [
     (1, 1, 1),
     (1, 7, 17),
     (2, 64, 16),
@@ -65,14 +65,15 @@ const PRODUCTS: [(usize, usize, usize); 8] = [
     (7, 31, 80),
     (13, 256, 112),
     (60, 40, 33),
+    (70, 704, 50),
 ];
 
 /// What the specification makes of a row of activations and a row of weights.
 fn expected(x: &IntRows, row: usize, weights: &IntRow) -> f32 {
     let (integers, scales) = x.row(row);
-    let group = if x.is_per_row() { x.width() } else { GROUP };
+    let group = x.group().unwrap_or(x.width());
     let offset = match weights.format() {
-        IntFormat::Int8 | IntFormat::Int8PerRow => 128,
+        IntFormat::Int8 | IntFormat::Int8Wide | IntFormat::Int8PerRow => 128,
         IntFormat::Int4 => 8,
         IntFormat::Int4Affine => 0,
     };
@@ -108,7 +109,7 @@ fn check_linear(
     })
     .unwrap();
     assert_eq!(matrix.bytes(), format.bytes(outputs, inputs), "{what}");
-    let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+    let mut ints = IntRows::zeros(num_rows, inputs, format.group());
     quantise_rows(cpu, &rows_of::<Bf16>(&x, inputs), num_rows, &mut ints);
     let mut out = rows_of::<F32>(&residual, outputs);
     linear_ints(
@@ -121,7 +122,7 @@ fn check_linear(
         &mut out,
     );
     for row in 0..num_rows {
-        let mut one = IntRows::zeros(1, inputs, format.is_per_row());
+        let mut one = IntRows::zeros(1, inputs, format.group());
         let alone = rows_of::<Bf16>(&x[row * inputs..][..inputs], inputs);
         quantise_rows(cpu, &alone, 1, &mut one);
         assert_eq!(one.row(0), ints.row(row), "{what}: row {row} alone");
@@ -173,7 +174,7 @@ fn products_are_those_of_the_values() {
                 row.clone_from(&weights[output]);
             })
             .unwrap();
-            let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+            let mut ints = IntRows::zeros(num_rows, inputs, format.group());
             quantise_rows(cpu, &rows_of::<F32>(&x, inputs), num_rows, &mut ints);
             let mut out = Rows::<F32>::zeros(num_rows, outputs);
             linear_ints(
@@ -209,7 +210,7 @@ fn check_gated<O: Arithmetic>(cpu: &mut Cpu, format: IntFormat) {
         |output, row| row.clone_from(&make(&up, output)),
     )
     .unwrap();
-    let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+    let mut ints = IntRows::zeros(num_rows, inputs, format.group());
     quantise_rows(cpu, &rows_of::<O>(&x, inputs), num_rows, &mut ints);
     let mut out = Rows::<O>::zeros(num_rows, width);
     gated_linear_ints(cpu, &weights, &ints, num_rows, Activation::Silu, &mut out);
@@ -238,16 +239,16 @@ fn gated_products_agree_with_the_specification() {
 #[test]
 fn a_value_that_is_no_number_is_not_rounded_away() {
     on_every_path(|cpu| {
-        for per_row in [false, true] {
+        for group in [Some(GROUP), None] {
             for damage in [f32::NAN, f32::INFINITY] {
                 let mut x = values(5, 70);
                 x[33] = damage;
-                let mut ints = IntRows::zeros(1, 70, per_row);
+                let mut ints = IntRows::zeros(1, 70, group);
                 quantise_rows(cpu, &rows_of::<Bf16>(&x, 70), 1, &mut ints);
                 let (_, scales) = ints.row(0);
-                let hit = if per_row { 0 } else { 1 };
+                let hit = if group.is_none() { 0 } else { 1 };
                 assert!(scales[hit].is_nan(), "{}", cpu.isa());
-                assert!(per_row || scales[0].is_finite());
+                assert!(group.is_none() || scales[0].is_finite());
             }
         }
     });
@@ -277,7 +278,7 @@ fn integers_stand_for_the_floats_they_come_from() {
             row.quantise(&w[output * inputs..][..inputs]);
         })
         .unwrap();
-        let mut ints = IntRows::zeros(num_rows, inputs, format.is_per_row());
+        let mut ints = IntRows::zeros(num_rows, inputs, format.group());
         quantise_rows(&mut cpu, &all, num_rows, &mut ints);
         let mut out = Rows::<F32>::zeros(num_rows, outputs);
         linear_ints(

@@ -1,15 +1,14 @@
-//! Products of integers in matrix tiles: the sums of groups, exact, come from AMX; what is added to
-//! totals, and in which order, is what `product` says, so the bits are the same.
+//! Products of 8-bit integers in matrix tiles: the sums of groups, exact, come from AMX; what is added
+//! to totals, and in which order, is what `product` says, so the bits are the same.
 
 use std::ops::Range;
 
 use super::super::amx::{Amx, BYTE_PANELS, ByteSums, GROUPS, ROWS, TileWork, Tiles};
-use super::super::line::Line;
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::sink::Sink;
 use super::GROUP_WORDS;
 use super::format::Format;
-use super::product::{FormatTask, IntTask, add_group, add_minimum, start};
+use super::product::{FormatTask, IntTask, add_group, group_words, start};
 
 /// A task in matrix tiles.
 pub(super) struct OnTiles<'a, F>(pub(super) FormatTask<'a, F>, pub(super) Amx);
@@ -20,8 +19,8 @@ impl<F: Format> Kernel for OnTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self(task, amx) = self;
-        let is_whole = F::FORMAT.is_per_row() && task.0.weights.words().is_multiple_of(LANES);
-        if is_whole {
+        // Whole lines in a step, or where words are no multiple of them, ggml's groups.
+        if task.0.weights.words().is_multiple_of(LANES) {
             multiply::<S, F, LANES>(simd, task, amx);
         } else {
             multiply::<S, F, GROUP_WORDS>(simd, task, amx);
@@ -38,7 +37,6 @@ fn multiply<S: Simd, F: Format, const W: usize>(simd: S, task: FormatTask<'_, F>
         simd,
         sums: ByteSums::new(),
         totals: [[[0.0; LANES]; BYTE_PANELS]; ROWS],
-        widened: [[Line([0; LANES]); GROUPS * GROUP_WORDS]; BYTE_PANELS],
     };
     amx.for_each_tile(panels, rows, W, &mut work);
 }
@@ -49,8 +47,6 @@ struct Products<'a, S, F, const W: usize> {
     simd: S,
     sums: ByteSums,
     totals: [[[f32; LANES]; BYTE_PANELS]; ROWS],
-    /// Lines of 4-bit weights as bytes.
-    widened: [[Line<u32>; GROUPS * GROUP_WORDS]; BYTE_PANELS],
 }
 
 impl<S: Simd, F: Format, const W: usize> TileWork for Products<'_, S, F, W> {
@@ -93,37 +89,33 @@ impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
     ) {
         let IntTask { weights, rows, .. } = &self.task.0;
         let words = weights.words();
-        let group_words = if F::FORMAT.is_per_row() {
-            words
-        } else {
-            GROUP_WORDS
+        let group_words = group_words::<F>(words);
+        assert!(weights.groups == words.div_ceil(group_words));
+        // Groups are whole, but for the last one.
+        let end = words.min(groups.end * group_words);
+        let whole = (end - groups.start * group_words) / group_words;
+        let stride = rows.stride();
+        let all = &rows.words()[range.start * stride..range.end * stride];
+        let mut sum = |first_group: usize, count: usize, steps: usize| {
+            let first = (groups.start + first_group) * group_words;
+            let words = first..first + count * steps * W;
+            let panels = [
+                weights.panel_lines(panel)[words.clone()].as_ptr(),
+                weights.panel_lines(panel + 1)[words.clone()].as_ptr(),
+            ];
+            assert!(words.end <= stride && count > 0 && steps > 0);
+            let from = all[words.start..].as_ptr();
+            let sums = self.sums.from_group(first_group);
+            // SAFETY: each panel has a line for each of these words, each row has them; the groups
+            // are no more than there are sums of. The tiles are the latest, with steps of `W` words.
+            unsafe { tiles.multiply_bytes::<W>(panels, (from, stride), count, steps, sums) };
         };
-        assert!(weights.groups * group_words == words && group_words.is_multiple_of(W));
-        let (first, end) = (groups.start * group_words, groups.end * group_words);
-        let mut panels = [std::ptr::null(); BYTE_PANELS];
-        for (index, panel_lines) in panels.iter_mut().enumerate() {
-            let lines = weights.panel_lines(panel + index);
-            *panel_lines = if F::FORMAT.has_nibbles() {
-                let widened = &mut self.widened[index][..end - first];
-                widen(self.simd, &lines[first / 2..end / 2], widened);
-                widened.as_ptr()
-            } else {
-                lines[first..end].as_ptr()
-            };
+        if whole > 0 {
+            sum(0, whole, group_words / W);
         }
-        let (all, stride) = (rows.words(), rows.stride());
-        let from = &all[range.start * stride..range.end * stride][first..];
-        assert!(first < end && words <= stride);
-        // SAFETY: each panel has the lines `first..end`, shown above, each row these words. The
-        // tiles are the latest, and their steps are `W` words.
-        unsafe {
-            tiles.multiply_bytes::<W>(
-                panels,
-                (from.as_ptr(), stride),
-                groups.len(),
-                group_words / W,
-                &mut self.sums,
-            );
+        if whole < groups.len() {
+            let rest = end - (groups.start + whole) * group_words;
+            sum(whole, 1, rest / W);
         }
     }
 
@@ -134,16 +126,9 @@ impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
         let IntTask { weights, rows, .. } = &self.task.0;
         for index in 0..BYTE_PANELS {
             let mut scales = [simd.splat(0.0); GROUPS];
-            let mut minimums = [simd.splat(0.0); GROUPS];
             let halves = &weights.panel_scales(panel + index)[groups.clone()];
             for (scale, halves) in scales.iter_mut().zip(halves) {
                 *scale = simd.widen_f16(halves);
-            }
-            if F::FORMAT.is_affine() {
-                let halves = &weights.panel_minimums(panel + index)[groups.clone()];
-                for (minimum, halves) in minimums.iter_mut().zip(halves) {
-                    *minimum = simd.widen_f16(halves);
-                }
             }
             for (row, totals) in range.clone().zip(&mut self.totals) {
                 let (row_scales, corrections) = rows.row_groups(row);
@@ -155,23 +140,9 @@ impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
                     let sums = simd.load_words(self.sums.of(group, row - range.start, index));
                     let sums = simd.add_words(sums, start::<S, F>(simd, correction));
                     total = add_group(simd, total, sums, scales[group], scale);
-                    if F::FORMAT.is_affine() {
-                        total = add_minimum(simd, total, minimums[group], scale, correction);
-                    }
                 }
                 simd.store(total, &mut totals[index]);
             }
         }
-    }
-}
-
-/// Lines of 4-bit weights as twice as many of bytes.
-#[inline(always)]
-fn widen<S: Simd>(simd: S, from: &[Line<u32>], to: &mut [Line<u32>]) {
-    let (pairs, _) = to.as_chunks_mut::<2>();
-    for (from, [low, high]) in from.iter().zip(pairs) {
-        let nibbles = simd.load_words(&from.0);
-        simd.store_words(simd.low_nibbles(nibbles), &mut low.0);
-        simd.store_words(simd.high_nibbles(nibbles), &mut high.0);
     }
 }
