@@ -1,0 +1,404 @@
+//! Products of matrices that change from one to the next, as in training: `C = A B`, where either
+//! operand may lie transposed and is packed on the way.
+//!
+//! B is cut to panels of sixteen columns (`line.rs`) for a stretch of the sum, on all threads; then
+//! tasks take blocks of A's rows over those panels. Sums run in stretches of [`WORDS_PER_STRETCH`]
+//! words in order, so results do not depend on the number of threads.
+//!
+//! `pack` brings operands into words and panels, `block` multiplies what one task takes.
+//!
+//! *Source*: the loops of Goto and van de Geijn 2008 without their outermost one.
+
+mod block;
+mod pack;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::thread::LocalKey;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::disjoint::Disjoint;
+use super::isa::Isa;
+use super::line::{Arithmetic, Bf16, F32, Line};
+use super::simd::{Kernel, LANES};
+pub(crate) use block::{Block, load, store};
+pub(crate) use pack::{pack_panel, pack_rows};
+
+/// Words of a sum before the next stretch: four panels of it fit the second-level cache.
+const WORDS_PER_STRETCH: usize = 512;
+
+/// Panels that are packed together: 8 MB of them, which stay in the third-level cache.
+const PANELS_PER_PASS: usize = 256;
+
+/// Rows of A that a task takes.
+const ROWS_PER_TASK: usize = 48;
+
+/// Panels that a task takes where there are too few rows to go round.
+const LEAST_PANELS_PER_TASK: usize = 8;
+
+/// The type that operands are rounded to before they are multiplied. Sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Not rounded.
+    F32,
+    /// To bfloat16, nearest, ties to even.
+    Bf16,
+}
+
+/// The values of an operand.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// As f32.
+    F32(&'a [f32]),
+    /// As bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+}
+
+/// An operand: rows `stride` values apart, read as they lie or transposed.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    values: Values<'a>,
+    stride: usize,
+    is_transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of f32 that begin `stride` values apart.
+    pub fn new(values: &'a [f32], stride: usize) -> Self {
+        Self::of(Values::F32(values), stride)
+    }
+
+    /// Rows of either type that begin `stride` values apart.
+    pub fn of(values: Values<'a>, stride: usize) -> Self {
+        Self {
+            values,
+            stride,
+            is_transposed: false,
+        }
+    }
+
+    /// The same memory, rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self {
+            is_transposed: !self.is_transposed,
+            ..self
+        }
+    }
+
+    /// # Panics
+    /// A matrix of this size does not fit into the values.
+    fn check(&self, rows: usize, columns: usize) {
+        let (rows, columns) = if self.is_transposed {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
+        if rows > 0 && columns > 0 {
+            assert!(columns <= self.stride || rows == 1, "rows do not overlap");
+            assert!(
+                (rows - 1) * self.stride + columns <= self.values.len(),
+                "an operand has all its values"
+            );
+        }
+    }
+}
+
+/// What a product begins with.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// `C = A B`.
+    Zero,
+    /// `C = A B` plus a bias for each column.
+    Bias(&'a [f32]),
+    /// `C += A B`.
+    Present,
+}
+
+/// `out = A B`, or what `start` says. *Shapes*: A `[rows, depth]`, B `[depth, columns]`, `out`
+/// `[rows, columns]`, contiguous. Uses rayon's threads.
+///
+/// # Panics
+/// A matrix has not these sizes.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a matrix product has this many operands"
+)]
+pub fn multiply(
+    precision: Precision,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    rows: usize,
+    depth: usize,
+    columns: usize,
+    start: Start<'_>,
+    out: &mut [f32],
+) {
+    assert_eq!(out.len(), rows * columns, "a place for each result");
+    a.check(rows, depth);
+    b.check(depth, columns);
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), columns, "a bias for each column");
+    }
+    let size = (rows, depth, columns);
+    match precision {
+        Precision::F32 => run::<F32>(a, b, size, start, out),
+        Precision::Bf16 => run::<Bf16>(a, b, size, start, out),
+    }
+}
+
+/// A storage type with scratch memory of its own in each thread.
+pub(crate) trait Packed: Arithmetic {
+    /// Where panels are kept between products.
+    fn panels() -> &'static LocalKey<RefCell<Vec<Line<Self::Word>>>>;
+    /// Where a task's rows are kept between tasks.
+    fn rows() -> &'static LocalKey<RefCell<Vec<Self::Word>>>;
+    /// The kernels, with the instructions that this type has a use for.
+    fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
+    /// A block of a product, the same way.
+    fn multiply(isa: Isa, block: Block<'_, Self>);
+    /// Values as words, where they are.
+    fn as_words(values: &[f32]) -> Option<&[Self::Word]>;
+}
+
+macro_rules! packed {
+    ($operand:ty, $word:ty, $run:ident, $multiply:path, $as_words:expr) => {
+        impl Packed for $operand {
+            fn panels() -> &'static LocalKey<RefCell<Vec<Line<$word>>>> {
+                thread_local!(static PANELS: RefCell<Vec<Line<$word>>> = const { RefCell::new(Vec::new()) });
+                &PANELS
+            }
+
+            fn rows() -> &'static LocalKey<RefCell<Vec<$word>>> {
+                thread_local!(static ROWS: RefCell<Vec<$word>> = const { RefCell::new(Vec::new()) });
+                &ROWS
+            }
+
+            #[inline]
+            fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+                isa.$run(kernel)
+            }
+
+            fn multiply(isa: Isa, block: Block<'_, Self>) {
+                $multiply(isa, block);
+            }
+
+            fn as_words(values: &[f32]) -> Option<&[$word]> {
+                $as_words(values)
+            }
+        }
+    };
+}
+packed!(F32, f32, run_elementwise, Isa::run_elementwise, Some);
+packed!(Bf16, u32, run, block::run_bf16, |_| None);
+
+fn run<O: Packed>(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    (rows, depth, columns): (usize, usize, usize),
+    start: Start<'_>,
+    out: &mut [f32],
+) {
+    let isa = Isa::detect();
+    let out = Disjoint::new(out);
+    let stretch = WORDS_PER_STRETCH * O::PER_WORD;
+    let panels = columns.div_ceil(LANES);
+    // Taken out while in use: a thread that waits for others may be given another product.
+    let mut packed = O::panels().take();
+    for first_panel in (0..panels).step_by(PANELS_PER_PASS) {
+        let pass = first_panel..panels.min(first_panel + PANELS_PER_PASS);
+        for first in (0..depth.max(1)).step_by(stretch) {
+            let range = first..depth.min(first + stretch);
+            let words = range.len().div_ceil(O::PER_WORD);
+            let size = pass.len() * words;
+            if packed.len() < size {
+                packed.resize(size, Line([O::Word::default(); LANES]));
+            }
+            let lines = &mut packed[..size];
+            if words > 0 {
+                let in_pass = lines.par_chunks_mut(words).zip(pass.clone());
+                in_pass.for_each(|(lines, panel)| {
+                    let part = panel * LANES..columns.min((panel + 1) * LANES);
+                    pack_panel::<O>(isa, b, range.clone(), part, lines);
+                });
+            }
+            let start = if first == 0 { start } else { Start::Present };
+            let blocks = rows.div_ceil(ROWS_PER_TASK);
+            let wanted = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
+            let groups = wanted.clamp(1, pass.len().div_ceil(LEAST_PANELS_PER_TASK));
+            (0..blocks * groups).into_par_iter().for_each(|task| {
+                let (block, group) = (task / groups, task % groups);
+                let block = rows * block / blocks..rows * (block + 1) / blocks;
+                // Whole tiles: a group begins at a multiple of four panels.
+                let cut = |group: usize| {
+                    (pass.len() * group / groups)
+                        .next_multiple_of(4)
+                        .min(pass.len())
+                };
+                let group = cut(group)..cut(group + 1);
+                with_rows::<O, _>(isa, a, block.clone(), range.clone(), |rows, stride| {
+                    let block = Block::<O> {
+                        panels: &lines[group.start * words..],
+                        panel_stride: words,
+                        words,
+                        rows,
+                        row_stride: stride,
+                        first_row: block.start,
+                        num_rows: block.len(),
+                        first_column: (pass.start + group.start) * LANES,
+                        columns: columns.min((pass.start + group.end) * LANES),
+                        out_stride: columns,
+                        start,
+                        out,
+                    };
+                    // SAFETY: tasks are disjoint in rows or in columns.
+                    unsafe { block.run(isa) };
+                });
+            });
+        }
+    }
+    O::panels().set(packed);
+}
+
+/// Calls `f` with the words of some of A's rows: those of the matrix itself where they are what
+/// the product takes, else packed ones; and with the words from one row to the next.
+fn with_rows<O: Packed, R>(
+    isa: Isa,
+    a: Matrix<'_>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    f: impl FnOnce(&[O::Word], usize) -> R,
+) -> R {
+    if let (false, Values::F32(values)) = (a.is_transposed, a.values) {
+        let first = rows.start * a.stride + depth.start;
+        let end = (rows.end - 1) * a.stride + depth.end;
+        if let Some(words) = O::as_words(&values[first..end]) {
+            return f(words, a.stride);
+        }
+    }
+    let words = depth.len().div_ceil(O::PER_WORD);
+    // An odd number of lines: rows a power of two apart would compete for the same cache sets.
+    let stride = (words.div_ceil(LANES) | 1) * LANES;
+    let mut packed = O::rows().take();
+    if packed.len() < rows.len() * stride {
+        packed.resize(rows.len() * stride, O::Word::default());
+    }
+    pack_rows::<O>(isa, a, rows, depth, &mut packed, stride);
+    let result = f(&packed, stride);
+    O::rows().set(packed);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(seed: u32, len: usize) -> Vec<f32> {
+        let one = |i: usize| (i as f32 * 0.37 + seed as f32).sin();
+        (0..len).map(one).collect()
+    }
+
+    /// `A B` in double precision, of operands that lie as they are said to.
+    fn expected(a: &[f32], b: &[f32], size: (usize, usize, usize), lies: (bool, bool)) -> Vec<f64> {
+        let (m, k, n) = size;
+        let mut out = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                for l in 0..k {
+                    let a = if lies.0 { a[l * m + i] } else { a[i * k + l] };
+                    let b = if lies.1 { b[j * k + l] } else { b[l * n + j] };
+                    out[i * n + j] += f64::from(a) * f64::from(b);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_way_to_lie_gives_the_product() {
+        let long = 2 * WORDS_PER_STRETCH + 3;
+        let sizes = [
+            (1, 1, 1),
+            (7, 5, 17),
+            (50, 33, 70),
+            (3, long, 5),
+            (20, 64, 32),
+        ];
+        for (m, k, n) in sizes {
+            let (a, b) = (values(1, m * k), values(2, k * n));
+            for lies in [(false, false), (false, true), (true, false), (true, true)] {
+                let (mut left, mut right) = (
+                    Matrix::new(&a, if lies.0 { m } else { k }),
+                    Matrix::new(&b, if lies.1 { k } else { n }),
+                );
+                if lies.0 {
+                    left = left.transposed();
+                }
+                if lies.1 {
+                    right = right.transposed();
+                }
+                let wanted = expected(&a, &b, (m, k, n), lies);
+                for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 1e-2)] {
+                    // The terms of these sums do not cancel.
+                    let bound = tolerance * k as f64;
+                    let mut out = vec![f32::NAN; m * n];
+                    multiply(precision, left, right, m, k, n, Start::Zero, &mut out);
+                    for (found, wanted) in out.iter().zip(&wanted) {
+                        assert!(
+                            (f64::from(*found) - wanted).abs() < bound,
+                            "{m} {k} {n} {lies:?}"
+                        );
+                    }
+                    let once = out.clone();
+                    multiply(precision, left, right, m, k, n, Start::Present, &mut out);
+                    let bias = values(3, n);
+                    let mut biased = vec![f32::NAN; m * n];
+                    multiply(
+                        precision,
+                        left,
+                        right,
+                        m,
+                        k,
+                        n,
+                        Start::Bias(&bias),
+                        &mut biased,
+                    );
+                    for i in 0..m * n {
+                        assert!((f64::from(out[i]) - 2.0 * wanted[i]).abs() < 2.0 * bound);
+                        assert!(
+                            f64::from(biased[i] - once[i] - bias[i % n]).abs()
+                                < 2e-6 * (k + 1) as f64
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_in_bfloat16_is_taken_as_it_is() {
+        let (m, k, n) = (9, 20, 18);
+        let (a, b) = (values(1, m * k), values(2, k * n));
+        let stored: Vec<bf16> = b.iter().map(|value| bf16::from_f32(*value)).collect();
+        let widened: Vec<f32> = stored.iter().map(|value| value.to_f32()).collect();
+        let (mut found, mut wanted) = (vec![0.0; m * n], vec![0.0; m * n]);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let left = Matrix::new(&a, k);
+            let right = Matrix::of(Values::Bf16(&stored), n);
+            multiply(precision, left, right, m, k, n, Start::Zero, &mut found);
+            let right = Matrix::new(&widened, n);
+            multiply(precision, left, right, m, k, n, Start::Zero, &mut wanted);
+            assert_eq!(found, wanted);
+        }
+    }
+}
