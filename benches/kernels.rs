@@ -108,13 +108,8 @@ fn measure_linear(cpu: &mut Cpu) {
 
 /// Products of integers, the rounding of the activations included.
 fn measure_ints(cpu: &mut Cpu) {
-    let limits = (peak_int_ops(cpu), read_bandwidth(cpu));
-    for format in [
-        IntFormat::Int8,
-        IntFormat::Int8PerRow,
-        IntFormat::Int4,
-        IntFormat::Int4Affine,
-    ] {
+    for format in IntFormat::ALL {
+        let limits = (peak_int_ops(cpu, format), read_bandwidth(cpu));
         println!(
             "\nints, {}, {} threads, {}: peak {:.0} GOP/s, read {:.1} GB/s",
             format.name(),
@@ -144,7 +139,7 @@ fn measure_ints(cpu: &mut Cpu) {
 }
 
 fn int_matrix(cpu: &mut Cpu, format: IntFormat, outputs: usize, inputs: usize) -> IntMatrix {
-    let eight_bits = matches!(format, IntFormat::Int8 | IntFormat::Int8PerRow);
+    let eight_bits = !matches!(format, IntFormat::Int4 | IntFormat::Int4Affine);
     IntMatrix::pack(cpu, format, outputs, inputs, |output, row| {
         let values: Vec<_> = (0..inputs).map(|input| weight(output, input)).collect();
         if eight_bits {

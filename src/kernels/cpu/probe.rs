@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::Cpu;
+use super::ints::IntFormat;
 use super::isa::Isa;
 use super::line::{Arithmetic, Bf16, Line, Operand};
 use super::simd::{Kernel, LANES, Simd};
@@ -75,19 +76,20 @@ impl<O: Arithmetic> Kernel for MultiplyAdds<O> {
     }
 }
 
-/// Multiplications and additions of 8-bit integers per second, likewise.
-pub fn peak_int_ops(cpu: &mut Cpu) -> f64 {
+/// Multiplications and additions of 8-bit integers per second, likewise, by the instructions that
+/// products of many rows with weights of `format` use.
+pub fn peak_int_ops(cpu: &mut Cpu, format: IntFormat) -> f64 {
     const STEPS: usize = 100_000;
     let (isa, threads) = (cpu.isa, cpu.threads());
-    let operations = threads * STEPS * on_bytes(isa, 1);
+    let operations = threads * STEPS * on_bytes(isa, format, 1);
     best_rate(cpu, operations, |_| {
-        on_bytes(isa, STEPS);
+        on_bytes(isa, format, STEPS);
     })
 }
 
-fn on_bytes(isa: Isa, steps: usize) -> usize {
+fn on_bytes(isa: Isa, format: IntFormat, steps: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if let Some(amx) = isa.amx() {
+    if let Some(amx) = isa.amx().filter(|_| format.is_multiplied_in_tiles()) {
         return amx.multiply_byte_adds(steps);
     }
     black_box(isa.run(ByteMultiplyAdds(steps)));

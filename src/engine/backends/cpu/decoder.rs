@@ -68,7 +68,7 @@ impl IntBuffers {
 impl<O: Operand> Buffers<O> {
     fn new(spec: &DecoderSpec, storage: Storage) -> Self {
         let (hidden, q_size) = (spec.hidden_size, spec.q_size());
-        let ints = |width| IntRows::zeros(0, width, storage.activation_group());
+        let ints = |width| IntRows::zeros(0, width, storage.int_format().group());
         Self {
             hidden: Rows::zeros(0, hidden),
             normed: Rows::zeros(0, hidden),

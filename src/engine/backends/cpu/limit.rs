@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::engine::RunnerError;
 use crate::engine::sizing::StepCosts;
 use crate::kernels::cpu::{
-    Bf16, Cpu, F32, Rows, fill_rows, peak_flops, peak_int_ops, read_bandwidth,
+    Bf16, Cpu, F32, IntFormat, Rows, fill_rows, peak_flops, peak_int_ops, read_bandwidth,
 };
 use crate::model::Model;
 
@@ -13,11 +13,11 @@ use super::measure::{Workload, step_flops};
 use super::storage::Storage;
 use super::{ComputeType, CpuDemand, CpuOptions, failure};
 
-/// The share of the peak that products of 64 rows reach (benches/records): floats, bfloat16 in matrix
-/// tiles, integers.
+/// Shares of the peak, in vector registers and in matrix tiles.
 const FLOAT_SHARE: f64 = 0.85;
-const TILE_SHARE: f64 = 0.5;
 const INT_SHARE: f64 = 0.55;
+const TILE_SHARE: f64 = 0.5;
+const TILE_INT_SHARE: f64 = 0.15;
 /// Bytes of weights that a processor's caches may hold: reading them costs nothing to speak of, so
 /// that there is nothing to weigh.
 const CACHED_WEIGHT_BYTES: u64 = 64 << 20;
@@ -41,16 +41,16 @@ impl MachineLimit {
     /// # Errors
     /// The system refused threads.
     pub fn measure(options: &CpuOptions, model: Option<&Model>) -> Result<Self, RunnerError> {
-        let has_ints = model.is_some_and(|model| has_ints(options, model));
-        Ok(Self::of(&mut cpu(options)?, options.compute_type, has_ints))
+        let ints = model.and_then(|model| ints(options, model));
+        Ok(Self::of(&mut cpu(options)?, options.compute_type, ints))
     }
 
-    fn of(cpu: &mut Cpu, compute_type: ComputeType, has_ints: bool) -> Self {
+    fn of(cpu: &mut Cpu, compute_type: ComputeType, ints: Option<IntFormat>) -> Self {
         let [flops, bytes_per_s] = settled(|| {
-            let flops = match compute_type {
-                _ if has_ints => peak_int_ops(cpu),
-                ComputeType::F32 => peak_flops::<F32>(cpu),
-                ComputeType::Bf16 => peak_flops::<Bf16>(cpu),
+            let flops = match (ints, compute_type) {
+                (Some(format), _) => peak_int_ops(cpu, format),
+                (None, ComputeType::F32) => peak_flops::<F32>(cpu),
+                (None, ComputeType::Bf16) => peak_flops::<Bf16>(cpu),
             };
             [flops, read_bandwidth(cpu)]
         });
@@ -63,8 +63,21 @@ fn cpu(options: &CpuOptions) -> Result<Cpu, RunnerError> {
         .map_err(|error| failure(format!("{} threads: {error}", options.threads)))
 }
 
-fn has_ints(options: &CpuOptions, model: &Model) -> bool {
-    Storage::new(options.compute_type, options.quantize).is_mostly_ints(model)
+/// The format of the integers that most of the model's weights are held in; `None` for floats.
+fn ints(options: &CpuOptions, model: &Model) -> Option<IntFormat> {
+    let storage = Storage::new(options.compute_type, options.quantize);
+    storage.is_mostly_ints(model).then(|| storage.int_format())
+}
+
+/// The share of the peak that products of 64 rows reach (benches/records).
+fn product_share(options: &CpuOptions, ints: Option<IntFormat>) -> f64 {
+    let has_tiles = options.isa.has_matrix_tiles();
+    match (ints, options.compute_type) {
+        (Some(format), _) if has_tiles && format.is_multiplied_in_tiles() => TILE_INT_SHARE,
+        (Some(_), _) => INT_SHARE,
+        (None, ComputeType::Bf16) if has_tiles => TILE_SHARE,
+        (None, _) => FLOAT_SHARE,
+    }
 }
 
 /// The best of two rates, measured by turns until each was nearly reached twice, four times at
@@ -105,19 +118,15 @@ pub(in crate::engine) fn step_costs(
         return Ok(None);
     }
     let mut cpu = cpu(options)?;
-    let has_ints = has_ints(options, model);
-    let limit = MachineLimit::of(&mut cpu, compute_type, has_ints);
+    let ints = ints(options, model);
+    let limit = MachineLimit::of(&mut cpu, compute_type, ints);
     let position_bytes = demand.block_bytes as f64 / options.block_size as f64;
     let one_row = Workload {
         num_sequences: 1,
         rows_per_sequence: 1,
         context,
     };
-    let share = match compute_type {
-        _ if has_ints => INT_SHARE,
-        ComputeType::Bf16 if options.isa.has_matrix_tiles() => TILE_SHARE,
-        _ => FLOAT_SHARE,
-    };
+    let share = product_share(options, ints);
     let multiplying = step_flops(&model.spec, one_row) / (share * limit.flops);
     let phases = PHASES_PER_LAYER * model.spec.num_hidden_layers as f64;
     let costs = StepCosts {

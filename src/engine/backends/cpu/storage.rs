@@ -86,16 +86,14 @@ impl Storage {
         }
     }
 
-    /// Values of a row of activations that share a scale where they meet integer weights; all of
-    /// them where `None`.
-    pub(super) fn activation_group(self) -> Option<usize> {
-        let format = match self.quantize {
+    /// A format whose groups activations have where they meet integer weights.
+    pub(super) fn int_format(self) -> IntFormat {
+        match self.quantize {
             Quantize::Int8 => IntFormat::Int8Wide,
             Quantize::Int8PerRow => IntFormat::Int8PerRow,
             // The groups of ggml's blocks are one size.
             Quantize::Auto | Quantize::None | Quantize::Int8By32 => IntFormat::Int8,
-        };
-        format.group()
+        }
     }
 
     /// The format of one packed matrix that `parts` become together; `None` for floats.

@@ -89,6 +89,12 @@ impl IntFormat {
         }
     }
 
+    /// Whether matrix tiles multiply it faster than vector registers, where a CPU has them: not where
+    /// every 32 inputs have scales, since what follows a sum takes longer than the sum.
+    pub const fn is_multiplied_in_tiles(self) -> bool {
+        matches!(self, Self::Int8Wide | Self::Int8PerRow)
+    }
+
     /// Whether a byte holds two weights.
     pub(super) const fn has_nibbles(self) -> bool {
         matches!(self, Self::Int4 | Self::Int4Affine)

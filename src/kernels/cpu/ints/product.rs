@@ -127,13 +127,11 @@ pub(super) struct FormatTask<'a, F>(pub(super) IntTask<'a>, F);
 #[cfg(target_arch = "x86_64")]
 const LEAST_ROWS_IN_TILES: usize = 8;
 
-/// Runs a task in matrix tiles where there are such and they pay: not where every 32 inputs have
-/// scales, since what follows the sums takes longer than sums in vector registers. The bits are the
-/// same.
+/// Runs a task in matrix tiles where there are such and they pay. The bits are the same.
 fn run<F: Format>(isa: Isa, task: FormatTask<'_, F>) {
     #[cfg(target_arch = "x86_64")]
     if let Some(amx) = isa.amx()
-        && F::FORMAT.group() != Some(GROUP)
+        && F::FORMAT.is_multiplied_in_tiles()
         && task.0.row_range.len() >= LEAST_ROWS_IN_TILES
     {
         return amx.simd().vectorize(super::tiled::OnTiles(task, amx));
