@@ -27,6 +27,10 @@ use super::tile::{self, Tiles, accumulate, for_each_tile};
 /// while a group of panels passes over them.
 const ROW_BYTES_PER_TASK: usize = 384 << 10;
 
+/// The same for matrix tiles: CPUs that have them have second-level caches of 2 MB, and so much
+/// arithmetic that panels are read once rather than once for each few rows.
+const ROW_BYTES_PER_TASK_IN_TILES: usize = 1280 << 10;
+
 /// Rows that a task takes however long they are, so that a panel is used often once it is read.
 const LEAST_ROWS_PER_TASK: usize = 48;
 
@@ -284,7 +288,12 @@ pub(super) fn for_each_part(
     part: impl Fn(Range<usize>, Range<usize>) + Sync,
 ) {
     let groups = panels.div_ceil(PANELS_PER_TASK);
-    let blocks = num_rows.div_ceil((ROW_BYTES_PER_TASK / row_bytes).max(LEAST_ROWS_PER_TASK));
+    let bytes = if cpu.isa.has_matrix_tiles() {
+        ROW_BYTES_PER_TASK_IN_TILES
+    } else {
+        ROW_BYTES_PER_TASK
+    };
+    let blocks = num_rows.div_ceil((bytes / row_bytes).max(LEAST_ROWS_PER_TASK));
     cpu.pool.for_each(groups * blocks, |task| {
         let (block, group) = (task / groups, task % groups);
         let first = group * PANELS_PER_TASK;
