@@ -3,6 +3,9 @@
 //! A problem is a short story: a person starts with some things, a chain of events changes their
 //! number, and the question asks for it. The level is the number of events. Problem `i` of a seed
 //! depends on nothing but the two, so any part of a data set can be made alone.
+//!
+//! Solutions leave nothing to be done in the head but sums, differences, doubles and halves:
+//! products of two-digit numbers are taken apart into tens and ones.
 
 use crate::random::CounterRng;
 
@@ -151,7 +154,10 @@ fn add_event(story: &mut Story, dice: &mut Dice) {
             let result = count + product;
             (
                 format!("{name} gets {boxes} boxes of {each} {things}."),
-                format!("{boxes} * {each} = {product}. {count} + {product} = {result}."),
+                format!(
+                    "{} {count} + {product} = {result}.",
+                    multiplication(boxes, each)
+                ),
                 result,
             )
         }
@@ -197,9 +203,45 @@ fn add_event(story: &mut Story, dice: &mut Dice) {
     story.count = result;
 }
 
+/// `7 * 18 = 70 + 56 = 126.`: a product by tens and ones, where the second factor has both.
+fn multiplication(a: u32, b: u32) -> String {
+    let (tens, ones) = (b / 10 * 10, b % 10);
+    let parts = if tens > 0 && ones > 0 {
+        format!("{} + {} = ", a * tens, a * ones)
+    } else {
+        String::new()
+    };
+    format!("{a} * {b} = {parts}{}.", a * b)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a chain of equal expressions, each of one number or two, says.
+    fn value(equation: &str) -> u32 {
+        let mut sides = equation.trim_end_matches('.').split(" = ").map(|side| {
+            let words: Vec<&str> = side.trim().split(' ').collect();
+            let number = |i: usize| words[i].parse::<u32>().unwrap();
+            match words.get(1) {
+                None => number(0),
+                Some(&"+") => number(0) + number(2),
+                Some(&"-") => number(0) - number(2),
+                Some(&"*") => number(0) * number(2),
+                Some(_) => number(0) / number(2),
+            }
+        });
+        let first = sides.next().unwrap();
+        assert!(sides.all(|side| side == first), "{equation}");
+        first
+    }
+
+    #[test]
+    fn products_of_two_digits_are_taken_apart() {
+        assert_eq!(multiplication(7, 18), "7 * 18 = 70 + 56 = 126.");
+        assert_eq!(multiplication(7, 20), "7 * 20 = 140.");
+        assert_eq!(multiplication(7, 8), "7 * 8 = 56.");
+    }
 
     #[test]
     fn every_step_of_every_problem_is_true() {
@@ -210,19 +252,7 @@ mod tests {
                 .steps
                 .iter()
                 .flat_map(|step| step.split_inclusive(". "));
-            let mut last = 0;
-            for equation in equations {
-                let words: Vec<&str> = equation.trim().trim_end_matches('.').split(' ').collect();
-                let number = |i: usize| words[i].parse::<u32>().unwrap();
-                let result = match words[1] {
-                    "+" => number(0) + number(2),
-                    "-" => number(0) - number(2),
-                    "*" => number(0) * number(2),
-                    _ => number(0) / number(2),
-                };
-                assert_eq!(result, number(4), "{equation}");
-                last = result;
-            }
+            let last = equations.map(value).last().unwrap();
             assert_eq!(last, problem.answer);
             assert!(problem.answer > 0 && problem.answer < MAX_VALUE);
         }

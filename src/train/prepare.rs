@@ -434,6 +434,7 @@ fn identity(recipe: &Recipe, parts: &Parts, train: &Corpus, total_steps: usize) 
         "packing",
         "neat_packing",
         "train_on_prompt",
+        "prompt_steps",
         "mask_history",
         "val_size",
         "max_samples",

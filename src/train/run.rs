@@ -149,10 +149,19 @@ impl Run {
     pub fn measure(&self) -> Result<Duration, TrainError> {
         let rows = Visit::after(self.grouping, 0).next_step();
         let first = rows.micro_batches.first().map_or(&[][..], Vec::as_slice);
-        let batch = self.train.batch(first);
+        let batch = self.batch(first, 0);
         let started = Instant::now();
         self.trainer.gradients(&[batch])?;
         Ok(started.elapsed())
+    }
+
+    /// These rows as the step after `done` others learns them.
+    fn batch(&self, rows: &[usize], done: usize) -> Batch {
+        let mut batch = self.train.batch(rows);
+        if done < self.recipe.prompt_steps {
+            batch.label_everything();
+        }
+        batch
     }
 
     /// Trains and writes the model or adapter.
@@ -192,7 +201,7 @@ impl Run {
             let batches: Vec<Batch> = rows
                 .micro_batches
                 .iter()
-                .map(|indices| self.train.batch(indices))
+                .map(|indices| self.batch(indices, course.totals.step))
                 .collect();
             let done = self.trainer.step(&batches)?;
             if !(done.loss.is_finite() && done.grad_norm.is_finite()) {

@@ -53,6 +53,20 @@ impl Batch {
         labels.flatten().count()
     }
 
+    /// Makes every token but the padding a label.
+    pub fn label_everything(&mut self) {
+        for ((ids, labels), segments) in self
+            .input_ids
+            .iter()
+            .zip(&mut self.labels)
+            .zip(&self.segments)
+        {
+            for ((id, label), segment) in ids.iter().zip(labels).zip(segments) {
+                *label = (*segment != 0).then_some(*id);
+            }
+        }
+    }
+
     /// Tokens, padding included.
     pub fn num_tokens(&self) -> usize {
         self.input_ids.iter().map(Vec::len).sum()

@@ -81,6 +81,10 @@ pub struct Recipe {
     /// Sources are trained on as well.
     #[serde(default)]
     pub train_on_prompt: bool,
+    /// The first so many steps train on sources as well: a model that begins with nothing learns
+    /// to read by it.
+    #[serde(default)]
+    pub prompt_steps: usize,
     /// Only the last turn is trained on.
     #[serde(default)]
     pub mask_history: bool,
@@ -224,6 +228,7 @@ const FIELDS: &[&str] = &[
     "on_overlong",
     "max_lost_answers",
     "train_on_prompt",
+    "prompt_steps",
     "mask_history",
     "enable_thinking",
     "default_system",
@@ -520,6 +525,14 @@ impl Recipe {
         }
         if self.train_on_prompt && self.mask_history {
             return bad("mask_history", "excludes train_on_prompt");
+        }
+        if self.prompt_steps > 0
+            && (self.train_on_prompt || self.mask_history || self.packs_apart().is_some())
+        {
+            return bad(
+                "prompt_steps",
+                "excludes train_on_prompt, mask_history and packing",
+            );
         }
         if self.val_size > 0.0 && !self.eval_dataset.0.is_empty() {
             return bad("val_size", "excludes eval_dataset");
