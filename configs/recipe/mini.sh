@@ -18,9 +18,10 @@ mkdir -p "$out"
 
 say() { printf '%s\n' "$*" >&2; }
 
-# Problems: for the teacher, for the students, and to measure on; no question occurs twice.
-synth() { "$micota" data synth --levels 1,2 --prefix "$prefix" --suffix '\nAnswer:' "$@"; }
-synth --count 100 --seed 12 --out "$out/test.jsonl"
+# Problems: to measure on (those that the demo's base was never trained on, tasks/demo-arith), for
+# the teacher, and for the students; what is measured on is never trained on.
+synth() { "$micota" data synth --levels 1,2,3 --prefix "$prefix" --suffix '\nAnswer:' "$@"; }
+synth --count 200 --seed 2 --out "$out/test.jsonl"
 synth --count 6000 --seed 13 --long --exclude "$out/test.jsonl" --out "$out/long.jsonl"
 synth --count 300 --seed 14 --exclude "$out/test.jsonl" --out "$out/problems.jsonl"
 
@@ -87,14 +88,22 @@ for name in teacher $(for weight in $weights; do echo "merge-$weight"; done); do
 done
 measure base "$base"
 
+# The table: NAME, how many of how many are right with a 95% interval (Wilson), and the mean number
+# of tokens of a solution, right or wrong.
 number() { sed -n "s/^ *\"$2\": *\([0-9.]*\),*\$/\1/p" "$1" | head -n 1; }
-printf '%-24s %10s %12s\n' model correct 'mean tokens'
-for file in "$out"/measured-base.json "$out"/measured-teacher.json "$out"/measured-merge-*.json \
-    "$out"/measured-student-of-*.json; do
-    case $file in *.stats.json) continue ;; esac
+printf '| %-22s | %7s | %5s | %-12s | %12s |\n' model right '%' '95% interval' 'mean tokens'
+printf '|%s|%s|%s|%s|%s|\n' ------------------------ --------: ------: -------------- -------------:
+for name in base teacher $(for weight in $weights; do echo "merge-$weight"; done) \
+    student-of-teacher $(for weight in $weights; do echo "student-of-merge-$weight"; done); do
+    file=$out/measured-$name.json.stats.json
     [ -f "$file" ] || continue
-    name=${file##*/measured-}
-    name=${name%.json}
-    printf '%-24s %6s/%-3s %12.1f\n' "$name" "$(number "$file.stats.json" symbolic_correct)" \
-        "$(number "$file.stats.json" samples)" "$(number "$file.stats.json" mean)"
+    awk -v name="$name" -v right="$(number "$file" symbolic_correct)" \
+        -v all="$(number "$file" samples)" -v tokens="$(number "$file" mean)" 'BEGIN {
+            z = 1.959964
+            share = right / all
+            centre = (share + z * z / (2 * all)) / (1 + z * z / all)
+            half = z / (1 + z * z / all) * sqrt(share * (1 - share) / all + z * z / (4 * all * all))
+            printf "| %-22s | %3d/%-3d | %5.1f | %4.1f to %4.1f | %12.1f |\n", name, right, all,
+                100 * share, 100 * (centre - half), 100 * (centre + half), tokens
+        }'
 done

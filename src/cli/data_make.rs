@@ -25,7 +25,6 @@ use super::interrupt::Interrupt;
 use super::model_source::ModelSource;
 use super::notice::notice;
 use super::progress::{ProgressDisplay, Snapshot};
-use super::prompting::special_tokens;
 
 /// Sample solutions of problems, keep the right ones, and write them as training data.
 ///
@@ -351,7 +350,7 @@ fn prompts(
     }
     let source = tokenizer.chat_template();
     let source = source.context("the model has no chat template; ask it with --raw-prompt")?;
-    let template = ChatTemplate::new(source, &special_tokens(tokenizer))?;
+    let template = ChatTemplate::new(source, &tokenizer.special_tokens())?;
     let encode = |problem: &Problem| {
         let mut messages = Vec::new();
         if let Some(system) = &args.system {

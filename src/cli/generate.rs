@@ -21,7 +21,6 @@ use super::exit::{Exit, usage};
 use super::model_source::ModelSource;
 use super::notice::notice;
 use super::progress::{ProgressDisplay, Snapshot};
-use super::prompting::special_tokens;
 
 /// Continue every prompt of a file
 ///
@@ -180,7 +179,7 @@ fn tokenise(
         let source = tokenizer.chat_template().context(
             "the model has no chat template, which `messages` need; give `prompt` instead",
         )?;
-        Some(ChatTemplate::new(source, &special_tokens(tokenizer))?)
+        Some(ChatTemplate::new(source, &tokenizer.special_tokens())?)
     } else {
         None
     };

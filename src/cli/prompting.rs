@@ -78,7 +78,10 @@ impl PromptArgs {
                 }
             )));
         };
-        Ok(Some(ChatTemplate::new(source, &special_tokens(tokenizer))?))
+        Ok(Some(ChatTemplate::new(
+            source,
+            &tokenizer.special_tokens(),
+        )?))
     }
 
     /// The options for building prompts.
@@ -124,18 +127,4 @@ pub(super) fn hub() -> Hub {
             *shown = (transfer.file.clone(), tenths);
         }
     })
-}
-
-/// The special tokens that chat templates name.
-pub(super) fn special_tokens(tokenizer: &Tokenizer) -> Vec<(&'static str, &str)> {
-    let tokens = [
-        ("bos_token", tokenizer.bos_token()),
-        ("eos_token", tokenizer.eos_token()),
-        ("pad_token", tokenizer.pad_token()),
-        ("unk_token", tokenizer.unk_token()),
-    ];
-    let tokens = tokens.into_iter();
-    tokens
-        .filter_map(|(name, token)| Some((name, token?)))
-        .collect()
 }

@@ -10,7 +10,6 @@ use super::exit::usage;
 use super::interrupt::Interrupt;
 use super::model_source::ModelSource;
 use super::notice::notice;
-use super::prompting::special_tokens;
 use crate::task::{ChatOptions, ChatTemplate, Message};
 use crate::train::TrainError;
 use crate::train::prepare::Plan;
@@ -61,6 +60,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     for line in describe(run.plan()) {
         notice(&line);
+    }
+    if let Some(path) = &run.plan().token_file {
+        notice(&format!("tokenised rows are taken from {}", path.display()));
     }
     let interrupt = Interrupt::listen();
     let outcome = run
@@ -175,7 +177,7 @@ fn other_prompt(run: &Run) -> anyhow::Result<Option<String>> {
         messages.push(Message::new("system", row.system.clone()));
     }
     messages.push(Message::new("user", user.clone()));
-    let template = ChatTemplate::new(source, &special_tokens(tokenizer))?;
+    let template = ChatTemplate::new(source, &tokenizer.special_tokens())?;
     let options = ChatOptions {
         enable_thinking: run.recipe().enable_thinking,
         ..ChatOptions::default()

@@ -1,4 +1,4 @@
-//! Read-only memory maps of model files: the only unsafe code of this room.
+//! Read-only memory maps of files: the only unsafe code of this room.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use super::FormatError;
 /// A map is a promise that nobody changes the file while it is in use. Every file that this
 /// program writes is replaced by rename, never changed in place, so its own output keeps it.
 /// If another program truncates a mapped file, the process ends with SIGBUS.
-pub(super) struct MappedFile {
+pub(crate) struct MappedFile {
     map: memmap2::Mmap,
     path: PathBuf,
 }
 
 impl MappedFile {
-    pub(super) fn open(path: &Path) -> Result<Self, FormatError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, FormatError> {
         let file = File::open(path).map_err(|error| FormatError::io(path, error))?;
         let is_file = file.metadata().map(|metadata| metadata.is_file());
         if !is_file.map_err(|error| FormatError::io(path, error))? {
@@ -32,7 +32,7 @@ impl MappedFile {
         })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 

@@ -23,6 +23,7 @@ pub use dtype::DType;
 pub use error::{FormatError, GgufFault, SafetensorsFault};
 pub use gguf::{GgufArray, GgufMetadata, GgufSplit, GgufType, GgufValue, GgufWriter};
 pub use json::read_json_object;
+pub(crate) use mmap::MappedFile;
 pub use planned::PlannedTensor;
 pub use safetensors::{SafetensorsFile, SafetensorsWriter};
 pub use sentencepiece_model::{Piece, PieceKind, read_sentencepiece_model};

@@ -101,6 +101,30 @@ impl ChatTemplate {
     /// The template refuses the messages (`raise_exception`), or the final message to continue
     /// cannot be found in the text.
     pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String, TaskError> {
+        let text = self.text(messages, options)?;
+        match messages.last() {
+            Some(last) if !options.add_generation_prompt => open_end(text, &last.content),
+            _ => Ok(text),
+        }
+    }
+
+    /// Renders a conversation that ends with its final message, as a model is to have said it.
+    ///
+    /// # Errors
+    /// The template refuses the messages.
+    pub fn render_closed(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<String, TaskError> {
+        let options = ChatOptions {
+            add_generation_prompt: false,
+            ..options.clone()
+        };
+        self.text(messages, &options)
+    }
+
+    fn text(&self, messages: &[Message], options: &ChatOptions) -> Result<String, TaskError> {
         let mut variables = json!({
             "messages": messages,
             "tools": null,
@@ -112,13 +136,9 @@ impl ChatTemplate {
             variables[key] = value.clone();
         }
         let template = self.environment.get_template(TEMPLATE);
-        let text = template
+        template
             .and_then(|template| template.render(Serde(&variables)))
-            .map_err(|error| TaskError::Chat(message(&error)))?;
-        match messages.last() {
-            Some(last) if !options.add_generation_prompt => open_end(text, &last.content),
-            _ => Ok(text),
-        }
+            .map_err(|error| TaskError::Chat(message(&error)))
     }
 
     /// As [`Self::render`]; if the template refuses, once more without system messages, as the

@@ -44,61 +44,66 @@ pub struct Pack {
     pub position_ids: Vec<u32>,
 }
 
-/// Packs the rows of one group, each of at most `cutoff_len - 1` tokens.
+/// Which rows of one group make a pack, by their lengths, each of at most `capacity` tokens.
 ///
 /// Greedy knapsacks as the reference fills them: always the longest row that still fits; rows of
 /// equal length last in, first out.
-pub fn pack(rows: &[Example], cutoff_len: usize, keep_apart: bool, pad_token_id: u32) -> Vec<Pack> {
-    let capacity = cutoff_len - 1;
-    let lengths = rows.iter().map(|row| row.input_ids.len());
-    let mut left: Vec<(usize, usize)> = lengths.zip(0..).collect();
+pub fn knapsacks(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+    let mut left: Vec<(usize, usize)> = lengths.iter().copied().zip(0..).collect();
     assert!(
-        left.iter().all(|(length, _)| *length <= capacity),
+        lengths.iter().all(|length| *length <= capacity),
         "rows were cut to a pack's capacity"
     );
     left.sort_unstable();
     let mut packs = Vec::new();
     while !left.is_empty() {
-        let mut pack = Pack {
-            input_ids: vec![],
-            labels: vec![],
-            segments: vec![],
-            position_ids: vec![],
-        };
-        let mut segment = 0;
+        let (mut pack, mut room) = (Vec::new(), capacity);
         loop {
-            let room = capacity - pack.input_ids.len();
             let fitting = left.partition_point(|(length, _)| *length <= room);
             if fitting == 0 {
                 break;
             }
-            let row = &rows[left.remove(fitting - 1).1];
-            segment += 1;
-            let own = row.input_ids.len();
-            pack.input_ids.extend_from_slice(&row.input_ids);
-            pack.labels.extend_from_slice(&row.labels);
-            pack.segments.extend(std::iter::repeat_n(
-                if keep_apart { segment } else { 1 },
-                own,
-            ));
-            pack.position_ids.extend(0..own as u32);
+            let (length, row) = left.remove(fitting - 1);
+            room -= length;
+            pack.push(row);
         }
-        pack.input_ids.resize(cutoff_len, pad_token_id);
-        pack.labels.resize(cutoff_len, None);
-        pack.segments
-            .resize(cutoff_len, if keep_apart { 0 } else { 1 });
-        pack.position_ids.resize(cutoff_len, 0);
         packs.push(pack);
     }
     packs
 }
 
-/// A batch of packs.
-pub fn stack(packs: &[&Pack]) -> Batch {
-    Batch {
-        input_ids: packs.iter().map(|pack| pack.input_ids.clone()).collect(),
-        labels: packs.iter().map(|pack| pack.labels.clone()).collect(),
-        segments: packs.iter().map(|pack| pack.segments.clone()).collect(),
-        position_ids: packs.iter().map(|pack| pack.position_ids.clone()).collect(),
+/// These rows as one pack, filled up to `cutoff_len`.
+pub fn fill(rows: &[&Example], cutoff_len: usize, keep_apart: bool, pad_token_id: u32) -> Pack {
+    let mut pack = Pack {
+        input_ids: vec![],
+        labels: vec![],
+        segments: vec![],
+        position_ids: vec![],
+    };
+    for (index, row) in rows.iter().enumerate() {
+        let own = row.input_ids.len();
+        let segment = if keep_apart { index as u32 + 1 } else { 1 };
+        pack.input_ids.extend_from_slice(&row.input_ids);
+        pack.labels.extend_from_slice(&row.labels);
+        pack.segments.extend(std::iter::repeat_n(segment, own));
+        pack.position_ids.extend(0..own as u32);
     }
+    pack.input_ids.resize(cutoff_len, pad_token_id);
+    pack.labels.resize(cutoff_len, None);
+    pack.segments
+        .resize(cutoff_len, if keep_apart { 0 } else { 1 });
+    pack.position_ids.resize(cutoff_len, 0);
+    pack
+}
+
+/// A batch of packs.
+pub fn stack(packs: Vec<Pack>) -> Batch {
+    let mut batch = Batch::default();
+    for pack in packs {
+        batch.input_ids.push(pack.input_ids);
+        batch.labels.push(pack.labels);
+        batch.segments.push(pack.segments);
+        batch.position_ids.push(pack.position_ids);
+    }
+    batch
 }

@@ -1,21 +1,25 @@
-//! Data rows as training sees them: tokenised on all cores, cut or left out, and packed.
+//! Data rows as training sees them: token rows cut or left out, and packed.
 
-use rayon::prelude::*;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
-use super::batch::{self, Pack};
+use super::batch;
 use super::dataset::Row;
 use super::decoder::Batch;
 use super::encode::{self, Conversation, EncodeOptions, Example};
+use super::layout::Layout;
 use super::recipe::{Overlong, Recipe};
-use super::template::{Special, Template};
+use super::template::Special;
+use super::tokens::{Key, TokenCache, TokenRows};
 use crate::formats::Tokenizer;
 
 /// Turns conversations into token rows.
 pub struct Encoder<'a> {
     /// The layout.
-    pub template: Template,
+    pub layout: Layout,
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// The text of the token that ends a turn: the layout's first stop word, else the tokenizer's.
@@ -29,36 +33,29 @@ pub struct Encoder<'a> {
 }
 
 /// The tokens of a turn: what is asked, and the answer.
-type Turn = (Vec<u32>, Vec<u32>);
+pub(super) type Turn = (Vec<u32>, Vec<u32>);
 
 impl<'a> Encoder<'a> {
     /// The encoder of a recipe.
     ///
     /// # Errors
-    /// The recipe's template is unknown.
+    /// The recipe's template is unknown, or the model has none of its own where that is meant.
     pub fn new(recipe: &Recipe, tokenizer: &'a Tokenizer) -> Result<Self, TrainError> {
-        let name = recipe.template.as_deref().unwrap_or_default();
-        let template = Template::find(name).ok_or_else(|| {
-            let known: Vec<_> = super::template::TEMPLATES.iter().map(|t| t.name).collect();
-            TrainError::Setting(format!(
-                "template: expected one of {}, found {}",
-                known.join(", "),
-                if name.is_empty() { "none" } else { name }
-            ))
-        })?;
+        let layout = Layout::find(recipe.template.as_deref(), tokenizer)?;
         let packs_apart = recipe.packs_apart();
-        let eos = template.stop_words.first().copied();
+        let eos = layout.named().and_then(|named| named.stop_words.first());
         let eos = eos
+            .copied()
             .or(tokenizer.eos_token())
             .unwrap_or("<|endoftext|>")
             .to_owned();
         let pad_token_id = tokenizer.pad_token_id().or(tokenizer.id(&eos));
         Ok(Self {
-            template: template.clone(),
+            layout,
             tokenizer,
             pad_token_id: pad_token_id.ok_or_else(|| {
                 TrainError::Setting(format!(
-                    "template {name}: the tokenizer has neither a padding token nor {eos}"
+                    "template: the tokenizer has neither a padding token nor {eos}"
                 ))
             })?,
             eos,
@@ -76,17 +73,57 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// The tokens of every turn, uncut.
-    fn turns(&self, row: &Conversation) -> Result<Vec<Turn>, TrainError> {
-        let special = Special {
+    fn special(&self) -> Special<'_> {
+        Special {
             bos: self.tokenizer.bos_token().unwrap_or(""),
             eos: &self.eos,
-        };
+        }
+    }
+
+    /// The tokens of every turn, uncut.
+    pub(super) fn turns(&self, row: &Conversation) -> Result<Vec<Turn>, TrainError> {
         let encode = |text: &str| Ok::<_, TrainError>(self.tokenizer.encode(text, false)?);
-        encode::pieces(row, &self.template, &special, &self.options)
+        self.layout
+            .pieces(row, &self.special(), &self.options)?
             .iter()
             .map(|(source, answer)| Ok((encode(source)?, encode(answer)?)))
             .collect()
+    }
+
+    /// What the tokens of rows depend on: their texts, the tokenizer, and the layout with its
+    /// settings. Cutting and masking come later.
+    pub(super) fn key(&self, rows: &[Row]) -> Result<Key, TrainError> {
+        let mut digest = Sha256::new();
+        let mut add = |text: &str| {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        };
+        add(env!("CARGO_PKG_VERSION"));
+        add(&self.tokenizer.to_json()?);
+        add(&match &self.layout {
+            Layout::Named(template) => format!("{template:?}"),
+            Layout::Own(chat) => format!("{chat:?} {:?}", self.tokenizer.special_tokens()),
+        });
+        let (special, options) = (self.special(), &self.options);
+        add(&format!("{special:?} {:?}", options.default_system));
+        add(if options.enable_thinking {
+            "thinks"
+        } else {
+            ""
+        });
+        for row in rows {
+            let Some(row) = row else {
+                add("left out");
+                continue;
+            };
+            add(&row.turns.len().to_string());
+            add(&row.system);
+            for (user, answer) in &row.turns {
+                add(user);
+                add(answer);
+            }
+        }
+        Ok(Key(digest.finalize().into()))
     }
 
     /// The tokens before the first answer of a conversation, uncut: what the model will be asked.
@@ -101,12 +138,6 @@ impl<'a> Encoder<'a> {
             turns.swap_remove(0).0
         })
     }
-}
-
-/// Rows to visit by index: token rows, or packs of them.
-enum Rows {
-    Plain(Vec<Example>),
-    Packed(Vec<Pack>),
 }
 
 /// What happened to the rows on the way.
@@ -144,68 +175,106 @@ impl RowCounts {
 
 /// Everything that is trained or evaluated on.
 pub struct Corpus {
-    rows: Rows,
+    tokens: TokenRows,
+    visited: Visited,
+    options: EncodeOptions,
+    pad_token_id: u32,
     /// What happened to the rows.
     pub counts: RowCounts,
     /// The first row, to be shown.
     pub first: Option<Example>,
-    pad_token_id: u32,
+    largest_id: u32,
+    longest: usize,
+    fingerprint: String,
+    /// Where the token rows come from, or are to be kept.
+    file: Option<(PathBuf, Key)>,
+    damage: Option<String>,
+}
+
+/// What is visited by index, as numbers of token rows.
+enum Visited {
+    Rows(Vec<usize>),
+    /// Several rows each, kept apart or not.
+    Packs(Vec<Vec<usize>>, bool),
 }
 
 impl Corpus {
     /// Encodes rows. Packing happens among `preprocessing_batch_size` neighbours.
     ///
     /// # Errors
-    /// The tokenizer fails, or a row is too long and the recipe says that this is an error.
+    /// The tokenizer fails, the layout cannot write a row, or a row is too long and the recipe
+    /// says that this is an error.
     pub fn new(rows: &[Row], encoder: &Encoder<'_>) -> Result<Self, TrainError> {
+        Self::of(TokenRows::encode(rows, encoder)?, encoder)
+    }
+
+    /// The same with the tokens of an earlier run, where the cache has them.
+    ///
+    /// # Errors
+    /// As [`Self::new`]. A damaged file is none; see [`Self::damage`].
+    pub fn cached(
+        rows: &[Row],
+        encoder: &Encoder<'_>,
+        cache: &TokenCache,
+    ) -> Result<Self, TrainError> {
+        let found = TokenRows::find(rows, encoder, cache)?;
+        let mut this = Self::of(found.rows, encoder)?;
+        this.file = Some((found.file, found.key));
+        this.damage = found.damage;
+        Ok(this)
+    }
+
+    fn of(tokens: TokenRows, encoder: &Encoder<'_>) -> Result<Self, TrainError> {
         let mut this = Self {
-            rows: match encoder.packs_apart {
-                Some(_) => Rows::Packed(Vec::new()),
-                None => Rows::Plain(Vec::new()),
+            visited: match encoder.packs_apart {
+                Some(apart) => Visited::Packs(Vec::new(), apart),
+                None => Visited::Rows(Vec::new()),
             },
+            options: encoder.options.clone(),
+            pad_token_id: encoder.pad_token_id,
             counts: RowCounts {
-                read: rows.len(),
+                read: tokens.len(),
                 ..RowCounts::default()
             },
             first: None,
-            pad_token_id: encoder.pad_token_id,
+            largest_id: 0,
+            longest: 0,
+            fingerprint: String::new(),
+            file: None,
+            damage: None,
+            tokens,
         };
-        for (group, rows) in rows.chunks(encoder.group).enumerate() {
-            let examples: Vec<Option<Example>> = rows
-                .par_iter()
-                .map(|row| {
-                    let Some(row) = row else { return Ok(None) };
-                    let turns = encoder.turns(row)?;
-                    Ok(Some(encode::assemble(&turns, &encoder.options)))
-                })
-                .collect::<Result<_, TrainError>>()?;
-            this.add(examples, group * encoder.group, encoder)?;
+        let mut digest = RowDigest::default();
+        let rows = 0..this.tokens.len();
+        for first in rows.clone().step_by(encoder.group) {
+            let group = first..rows.end.min(first + encoder.group);
+            let kept = this.keep_rows(group, encoder.overlong)?;
+            this.add(&kept, &mut digest);
         }
+        this.fingerprint = digest.finish();
         this.counts.lengths.sort_unstable();
         Ok(this)
     }
 
-    fn add(
+    /// The rows of a group that are trained on, with their numbers.
+    fn keep_rows(
         &mut self,
-        examples: Vec<Option<Example>>,
-        first_row: usize,
-        encoder: &Encoder<'_>,
-    ) -> Result<(), TrainError> {
-        let counts = &mut self.counts;
-        let mut kept = Vec::with_capacity(examples.len());
-        for (index, example) in examples.into_iter().enumerate() {
-            let Some(example) = example else {
-                counts.unusable += 1;
+        group: Range<usize>,
+        overlong: Overlong,
+    ) -> Result<Vec<(usize, Example)>, TrainError> {
+        let mut kept = Vec::with_capacity(group.len());
+        for index in group {
+            let Some(example) = self.example(index) else {
+                self.counts.unusable += 1;
                 continue;
             };
+            let counts = &mut self.counts;
             let is_cut = example.cut_tokens > 0;
-            match encoder.overlong {
+            match overlong {
                 Overlong::Error if is_cut => {
                     return Err(TrainError::Setting(format!(
-                        "cutoff_len: row {} has {} tokens more than {} (on_overlong: error)",
-                        first_row + index,
-                        example.cut_tokens,
-                        encoder.options.cutoff_len
+                        "cutoff_len: row {index} has {} tokens more than {} (on_overlong: error)",
+                        example.cut_tokens, self.options.cutoff_len
                     )));
                 }
                 Overlong::Drop if is_cut => {
@@ -218,27 +287,54 @@ impl Corpus {
             counts.lost_end += usize::from(example.lost_end);
             counts.lengths.push(example.input_ids.len());
             counts.num_labels += example.labels.iter().flatten().count();
+            let most = example.input_ids.iter().max();
+            self.largest_id = self.largest_id.max(most.copied().unwrap_or(0));
             if self.first.is_none() {
                 self.first = Some(example.clone());
             }
-            kept.push(example);
+            kept.push((index, example));
         }
-        match (&mut self.rows, encoder.packs_apart) {
-            (Rows::Packed(packs), Some(apart)) => {
-                let cutoff_len = encoder.options.cutoff_len + 1;
-                packs.extend(batch::pack(&kept, cutoff_len, apart, encoder.pad_token_id));
+        Ok(kept)
+    }
+
+    /// Adds a group to what is visited.
+    fn add(&mut self, kept: &[(usize, Example)], digest: &mut RowDigest) {
+        let lengths = kept.iter().map(|(_, row)| row.input_ids.len());
+        match &mut self.visited {
+            Visited::Rows(rows) => {
+                self.longest = self.longest.max(lengths.max().unwrap_or(0));
+                for (index, row) in kept {
+                    digest.add(&row.input_ids, &row.labels, &[]);
+                    rows.push(*index);
+                }
             }
-            (Rows::Plain(rows), _) => rows.extend(kept),
-            (Rows::Packed(_), None) => unreachable!("packs are made only where packing is set"),
+            Visited::Packs(packs, apart) => {
+                let lengths: Vec<usize> = lengths.collect();
+                for members in batch::knapsacks(&lengths, self.options.cutoff_len) {
+                    let rows: Vec<&Example> = members.iter().map(|i| &kept[*i].1).collect();
+                    // A pack ends with at least one token of padding.
+                    let length = self.options.cutoff_len + 1;
+                    let pack = batch::fill(&rows, length, *apart, self.pad_token_id);
+                    digest.add(&pack.input_ids, &pack.labels, &pack.segments);
+                    self.largest_id = self.largest_id.max(self.pad_token_id);
+                    self.longest = length;
+                    packs.push(members.iter().map(|i| kept[*i].0).collect());
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// A token row as it is trained on; `None` where it cannot be.
+    fn example(&self, row: usize) -> Option<Example> {
+        let turns = self.tokens.turns(row)?;
+        Some(encode::assemble(&turns, &self.options))
     }
 
     /// Rows, or packs.
     pub fn len(&self) -> usize {
-        match &self.rows {
-            Rows::Plain(rows) => rows.len(),
-            Rows::Packed(packs) => packs.len(),
+        match &self.visited {
+            Visited::Rows(rows) => rows.len(),
+            Visited::Packs(packs, _) => packs.len(),
         }
     }
 
@@ -249,70 +345,89 @@ impl Corpus {
 
     /// Whether rows are packed.
     pub fn is_packed(&self) -> bool {
-        matches!(self.rows, Rows::Packed(_))
+        matches!(self.visited, Visited::Packs(..))
     }
 
-    /// These rows as a batch.
+    /// These rows, or packs, as a batch.
     pub fn batch(&self, indices: &[usize]) -> Batch {
-        match &self.rows {
-            Rows::Plain(rows) => {
-                let rows: Vec<&Example> = indices.iter().map(|index| &rows[*index]).collect();
+        let examples = |rows: &mut dyn Iterator<Item = usize>| -> Vec<Example> {
+            rows.filter_map(|row| self.example(row)).collect()
+        };
+        match &self.visited {
+            Visited::Rows(rows) => {
+                let rows = examples(&mut indices.iter().map(|index| rows[*index]));
+                let rows: Vec<&Example> = rows.iter().collect();
                 batch::pad(&rows, self.pad_token_id)
             }
-            Rows::Packed(packs) => {
-                let packs: Vec<&Pack> = indices.iter().map(|index| &packs[*index]).collect();
-                batch::stack(&packs)
+            Visited::Packs(packs, apart) => {
+                let packs = indices.iter().map(|index| {
+                    let rows = examples(&mut packs[*index].iter().copied());
+                    let rows: Vec<&Example> = rows.iter().collect();
+                    let length = self.options.cutoff_len + 1;
+                    batch::fill(&rows, length, *apart, self.pad_token_id)
+                });
+                batch::stack(packs.collect())
             }
         }
     }
 
     /// The largest token id.
     pub fn largest_id(&self) -> u32 {
-        match &self.rows {
-            Rows::Plain(rows) => rows.iter().flat_map(|row| &row.input_ids).max(),
-            Rows::Packed(packs) => packs.iter().flat_map(|pack| &pack.input_ids).max(),
-        }
-        .copied()
-        .unwrap_or(0)
+        self.largest_id
     }
 
     /// The longest row or pack, in tokens.
     pub fn longest(&self) -> usize {
-        match &self.rows {
-            Rows::Plain(rows) => rows.iter().map(|row| row.input_ids.len()).max(),
-            Rows::Packed(packs) => packs.iter().map(|pack| pack.input_ids.len()).max(),
-        }
-        .unwrap_or(0)
+        self.longest
     }
 
     /// A digest of every token and label in order: another one means other data.
-    pub fn fingerprint(&self) -> String {
-        let mut digest = Sha256::new();
-        let mut add = |ids: &[u32], labels: &[Option<u32>], segments: &[u32]| {
-            digest.update((ids.len() as u64).to_le_bytes());
-            for values in [ids, segments] {
-                values.iter().for_each(|id| digest.update(id.to_le_bytes()));
-            }
-            for label in labels {
-                digest.update(label.map_or(-1, i64::from).to_le_bytes());
-            }
-        };
-        match &self.rows {
-            Rows::Plain(rows) => {
-                for row in rows {
-                    add(&row.input_ids, &row.labels, &[]);
-                }
-            }
-            Rows::Packed(packs) => {
-                for pack in packs {
-                    add(&pack.input_ids, &pack.labels, &pack.segments);
-                }
-            }
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The file of the cache that the tokens come from.
+    pub fn token_file(&self) -> Option<&Path> {
+        let (path, _) = self.file.as_ref()?;
+        self.tokens.is_kept().then_some(path)
+    }
+
+    /// What was wrong with the file of the cache that should have had the tokens.
+    pub fn damage(&self) -> Option<(&Path, &str)> {
+        let (path, _) = self.file.as_ref()?;
+        Some((path, self.damage.as_deref()?))
+    }
+
+    /// Keeps the tokens in the cache for the next run, and reads them from there from now on.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn keep_tokens(&mut self) -> Result<(), TrainError> {
+        match &self.file {
+            Some((path, key)) if self.tokens.len() > 0 => self.tokens.keep(path, *key),
+            _ => Ok(()),
         }
-        let bytes = digest.finalize();
-        bytes[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+    }
+}
+
+/// A digest of rows in order.
+#[derive(Default)]
+struct RowDigest(Sha256);
+
+impl RowDigest {
+    fn add(&mut self, ids: &[u32], labels: &[Option<u32>], segments: &[u32]) {
+        self.0.update((ids.len() as u64).to_le_bytes());
+        for values in [ids, segments] {
+            values.iter().for_each(|id| self.0.update(id.to_le_bytes()));
+        }
+        for label in labels {
+            self.0.update(label.map_or(-1, i64::from).to_le_bytes());
+        }
+    }
+
+    fn finish(self) -> String {
+        let bytes = self.0.finalize();
+        let bytes = bytes[..8].iter();
+        bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -8,7 +8,9 @@ pub mod run;
 
 pub mod dataset;
 pub mod encode;
+pub mod layout;
 pub mod template;
+pub mod tokens;
 
 pub mod batch;
 pub mod corpus;
@@ -30,6 +32,7 @@ mod checkpoint;
 mod curve;
 mod log;
 mod output;
+mod parts;
 mod tensors;
 
 mod error;

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::TrainError;
 use super::adapter::{self, AdapterConfig};
+use super::layout::Layout;
 use super::log::write_json;
 use super::optimizer::Parameter;
-use super::template::Template;
 use super::tensors;
 use crate::durable::write_atomic;
 use crate::formats::{Tokenizer, read_json_object};
@@ -42,7 +42,7 @@ pub(super) struct Companions {
 }
 
 impl Companions {
-    /// Works out the files for a model trained from `base` with a layout whose turns end with
+    /// Works out the files for a model trained from `base` in a layout whose turns end with
     /// `eos`: that token becomes the tokenizer's EOS and one of those that end a generation, and a
     /// tokenizer without a padding token gets it as that too, as LLaMA-Factory does.
     ///
@@ -50,7 +50,7 @@ impl Companions {
     /// A file of the starting model is malformed.
     pub(super) fn new(
         base: &Path,
-        template: &Template,
+        layout: &Layout,
         tokenizer: &Tokenizer,
         eos: &str,
         adapter: Option<AdapterConfig>,
@@ -88,9 +88,11 @@ impl Companions {
             add_eos(&mut generation, eos_id);
             files.push((GENERATION_CONFIG, Value::Object(generation)));
         }
-        let own = tokenizer.chat_template();
-        let chat_template = (own.is_none() || template.replaces_chat_template)
-            .then(|| template.to_jinja(tokenizer.bos_token().unwrap_or(""), eos));
+        let has_own = tokenizer.chat_template().is_some();
+        let named = layout.named();
+        let named = named.filter(|named| named.replaces_chat_template || !has_own);
+        let bos = tokenizer.bos_token().unwrap_or("");
+        let chat_template = named.map(|named| named.to_jinja(bos, eos));
         Ok(Self {
             base: base.to_owned(),
             adapter,

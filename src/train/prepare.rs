@@ -1,13 +1,12 @@
 //! A recipe to a run: model, adapters, rows and schedule read and checked before the first step.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType as TensorType, Tensor};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::adapter::{self, AdapterConfig};
+use super::TrainError;
+use super::adapter::AdapterConfig;
 use super::checkpoint::Identity;
 use super::corpus::{Corpus, Encoder, RowCounts};
 use super::dataset::{self, Row};
@@ -17,17 +16,15 @@ use super::memory::{self, MemoryEstimate};
 use super::optimizer::AdamWConfig;
 use super::order::numpy_permutation;
 use super::output::Companions;
-use super::recipe::{FinetuningType, Recipe};
+use super::parts::Parts;
+use super::recipe::Recipe;
 use super::run::Run;
 use super::schedule::Schedule;
-use super::trainer::{StepConfig, Trained, Trainer};
+use super::tokens::TokenCache;
+use super::trainer::{StepConfig, Trainer};
 use super::visit::Grouping;
-use super::{TrainError, init};
-use crate::formats::{Checkpoint, Tokenizer, read_json_object};
-use crate::model::{DecoderSpec, Model, spec_from_config};
-
-/// Families whose decoder has gradients here.
-const TRAINABLE: &[&str] = &["qwen2", "qwen3", "llama", "mistral"];
+use crate::formats::Tokenizer;
+use crate::model::DecoderSpec;
 
 /// What a run is about to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +49,8 @@ pub struct Plan {
     pub total_steps: usize,
     /// What the run will hold in memory.
     pub memory: MemoryEstimate,
+    /// The file of an earlier run that the training rows' tokens come from.
+    pub token_file: Option<PathBuf>,
     /// What a careful person would want to know before it starts.
     pub warnings: Vec<String>,
 }
@@ -65,16 +64,6 @@ pub struct ShownToken {
     pub is_trained: bool,
 }
 
-/// What the model is and what is trained of it.
-struct Parts {
-    spec: DecoderSpec,
-    weights: BTreeMap<String, Tensor>,
-    trained: Trained,
-    adapter: Option<AdapterConfig>,
-    /// Tells one starting point from another.
-    fingerprint: String,
-}
-
 impl Run {
     /// Reads model, tokenizer and data, and works out the steps.
     ///
@@ -85,7 +74,14 @@ impl Run {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let encoder = Encoder::new(&recipe, &tokenizer)?;
         let (train_rows, eval_rows) = split(&recipe)?;
-        let train = Corpus::new(&train_rows, &encoder)?;
+        let cache = TokenCache {
+            folder: match &recipe.tokenized_path {
+                Some(folder) => folder.clone(),
+                None => recipe.output_dir.join("tokenized"),
+            },
+            overwrite: recipe.overwrite_cache,
+        };
+        let train = Corpus::cached(&train_rows, &encoder, &cache)?;
         if train.is_empty() {
             return Err(TrainError::Setting(format!(
                 "dataset: {} of {} rows can be trained on",
@@ -94,7 +90,7 @@ impl Run {
             )));
         }
         check_lost(&recipe, &train.counts)?;
-        let eval = Corpus::new(&eval_rows, &encoder)?;
+        let eval = Corpus::cached(&eval_rows, &encoder, &cache)?;
         let grouping = Grouping::new(&recipe, train.len());
         if grouping.micro_batches() == 0 {
             return Err(TrainError::Setting(format!(
@@ -108,11 +104,11 @@ impl Run {
             .ok()
             .filter(|steps| *steps > 0)
             .unwrap_or((recipe.num_train_epochs * steps_per_epoch as f64).ceil() as usize);
-        let parts = load_parts(&recipe)?;
+        let parts = Parts::load(&recipe)?;
         check_ids(&parts.spec, &train)?;
         let companions = Companions::new(
             folder,
-            &encoder.template,
+            &encoder.layout,
             &tokenizer,
             &encoder.eos,
             parts.adapter.clone(),
@@ -153,7 +149,8 @@ impl Run {
             steps_per_epoch,
             total_steps,
             memory,
-            warnings: warnings(&recipe, &encoder, &train),
+            token_file: train.token_file().map(Path::to_owned),
+            warnings: warnings(&recipe, &encoder, [&train, &eval]),
             counts: train.counts.clone(),
         };
         let first_row = train_rows.iter().flatten().next().cloned();
@@ -276,113 +273,6 @@ fn check_ids(spec: &DecoderSpec, train: &Corpus) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn load_parts(recipe: &Recipe) -> Result<Parts, TrainError> {
-    let folder = recipe.model_name_or_path.as_path();
-    let trainable = |spec: &DecoderSpec| {
-        let known = TRAINABLE.join(", ");
-        let found = spec.family;
-        let message =
-            format!("model_name_or_path: expected a model of {known} to train, found {found}");
-        TRAINABLE
-            .contains(&found)
-            .then_some(())
-            .ok_or(TrainError::Setting(message))
-    };
-    if recipe.train_from_scratch {
-        let (spec, std) = untrained(folder)?;
-        trainable(&spec)?;
-        return Ok(Parts {
-            weights: init::random(&spec, std, recipe.seed)?,
-            fingerprint: format!("from scratch, seed {}", recipe.seed),
-            spec,
-            trained: Trained::Full,
-            adapter: None,
-        });
-    }
-    let checkpoint = Arc::new(Checkpoint::open(folder)?);
-    let mut fingerprint = checkpoint.fingerprint().to_owned();
-    let model = Model::from_checkpoint(checkpoint)?;
-    trainable(&model.spec)?;
-    let mut weights = init::from_model(&model)?;
-    let spec = model.spec;
-    if recipe.finetuning_type == FinetuningType::Full {
-        return Ok(Parts {
-            spec,
-            weights,
-            trained: Trained::Full,
-            adapter: None,
-            fingerprint,
-        });
-    }
-    let mut earlier: Vec<&String> = recipe.adapter_name_or_path.0.iter().collect();
-    let continued = if recipe.create_new_adapter {
-        None
-    } else {
-        earlier.pop()
-    };
-    for path in earlier {
-        fold(Path::new(path), &spec, &mut weights)?;
-        fingerprint.push_str(&format!(" + {path}"));
-    }
-    let (config, adapters) = match continued {
-        Some(path) => {
-            let (config, adapters, replaced) = adapter::open(Path::new(path), &spec, &weights)?;
-            weights.extend(replaced);
-            fingerprint.push_str(&format!(" + {path}"));
-            (config, adapters)
-        }
-        None => {
-            let config = AdapterConfig::from_recipe(recipe);
-            let adapters = adapter::fresh(&config, &spec, &weights, recipe.seed)?;
-            (config, adapters)
-        }
-    };
-    if let Some(path) = &recipe.adapter_init {
-        adapter::load_tensors(path, &adapters)?;
-    }
-    let whole = config
-        .full_weights(&spec, &weights)
-        .map_err(TrainError::Setting)?;
-    Ok(Parts {
-        spec,
-        weights,
-        trained: Trained::Adapters {
-            adapters,
-            weights: whole,
-        },
-        adapter: Some(config),
-        fingerprint,
-    })
-}
-
-/// Merges an adapter into the weights.
-fn fold(
-    path: &Path,
-    spec: &DecoderSpec,
-    weights: &mut BTreeMap<String, Tensor>,
-) -> Result<(), TrainError> {
-    let (_, adapters, replaced) = adapter::open(path, spec, weights)?;
-    weights.extend(replaced);
-    for (module, adapter) in &adapters {
-        if let Some(weight) = weights.get_mut(&format!("{module}.weight")) {
-            *weight = adapter::merged(weight, adapter)?;
-        }
-    }
-    Ok(())
-}
-
-/// Shape and initial spread of a model that is trained from nothing.
-fn untrained(folder: &Path) -> Result<(DecoderSpec, f64), TrainError> {
-    let path = folder.join("config.json");
-    let config = read_json_object(&path)?.ok_or_else(|| TrainError::Data {
-        path: path.clone(),
-        reason: "no such file; training from scratch takes the model's shape from it".into(),
-    })?;
-    let std = config.get("initializer_range").and_then(Value::as_f64);
-    let spec = spec_from_config(&Value::Object(config))?;
-    Ok((spec, std.unwrap_or(0.02)))
-}
-
 fn step_config(
     recipe: &Recipe,
     adapter: Option<&AdapterConfig>,
@@ -465,8 +355,14 @@ fn identity(recipe: &Recipe, parts: &Parts, train: &Corpus, total_steps: usize) 
     identity
 }
 
-fn warnings(recipe: &Recipe, encoder: &Encoder<'_>, train: &Corpus) -> Vec<String> {
+fn warnings(recipe: &Recipe, encoder: &Encoder<'_>, [train, eval]: [&Corpus; 2]) -> Vec<String> {
     let mut warnings = Vec::new();
+    for (path, reason) in [train, eval].into_iter().filter_map(Corpus::damage) {
+        warnings.push(format!(
+            "{}: {reason}; the rows were tokenised again",
+            path.display()
+        ));
+    }
     let counts = &train.counts;
     if counts.unusable > 0 {
         warnings.push(format!(

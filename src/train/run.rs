@@ -182,6 +182,8 @@ impl Run {
                 reason: "another run is writing there".into(),
             });
         }
+        self.train.keep_tokens()?;
+        self.eval.keep_tokens()?;
         let mut course = self.begin(hooks)?;
         let total_steps = self.plan.total_steps;
         let logging = Recipe::steps(self.recipe.logging_steps, total_steps);

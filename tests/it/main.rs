@@ -47,6 +47,8 @@
 //! - `train`: training steps against golden runs of LLaMA-Factory.
 //! - `train_recipes`: recipes run as a user runs them, against the same runs; resuming, adapters.
 //! - `train_rows`: token rows, batches and packs against LLaMA-Factory's.
+//! - `train_tokens`: tokenised rows kept between runs, and the model's own chat template.
+//! - `train_workshop`: a place to train in, for the others.
 
 #![allow(
     clippy::unwrap_used,
@@ -108,4 +110,6 @@ mod train;
 mod train_graph;
 mod train_recipes;
 mod train_rows;
+mod train_tokens;
+mod train_workshop;
 mod unusual_tokenizers;

@@ -22,7 +22,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "train",
-        &["model", "formats", "kernels", "durable", "random", "rows"],
+        &[
+            "model", "formats", "kernels", "task", "durable", "random", "rows",
+        ],
     ),
     ("data", &["random"]),
     ("formats", &["durable"]),

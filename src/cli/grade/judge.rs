@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 
 use super::Args;
 use crate::cli::exit::usage;
-use crate::cli::prompting::special_tokens;
 use crate::engine::{LoadedModel, Tokenizer};
 use crate::eval::judge::{
     EndpointJudge, GeneratorJudge, Judge, JudgeJournal, JudgePrompt, MAX_JUDGE_TOKENS,
@@ -71,7 +70,7 @@ fn engine_judge(local: &mut LoadedModel) -> anyhow::Result<GeneratorJudge<'_>> {
     let tokenizer: &Tokenizer = &local.tokenizer;
     let template = match tokenizer.chat_template() {
         Some(source) => Some(
-            ChatTemplate::new(source, &special_tokens(tokenizer))
+            ChatTemplate::new(source, &tokenizer.special_tokens())
                 .context("the judge's chat template")?,
         ),
         None => None,

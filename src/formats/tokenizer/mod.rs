@@ -264,6 +264,32 @@ impl Tokenizer {
         self.unk.as_ref().map(|token| token.text.as_str())
     }
 
+    /// The special tokens that chat templates name, as far as there are some.
+    pub fn special_tokens(&self) -> Vec<(&'static str, &str)> {
+        let tokens = [
+            ("bos_token", self.bos_token()),
+            ("eos_token", self.eos_token()),
+            ("pad_token", self.pad_token()),
+            ("unk_token", self.unk_token()),
+        ];
+        let tokens = tokens.into_iter();
+        tokens
+            .filter_map(|(name, token)| Some((name, token?)))
+            .collect()
+    }
+
+    /// All that decides which tokens a text becomes, as JSON.
+    ///
+    /// # Errors
+    /// The tokenizer cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String, FormatError> {
+        self.inner
+            .to_string(false)
+            .map_err(|error| FormatError::Encode {
+                reason: error.to_string(),
+            })
+    }
+
     /// Every token that ends a generation, sorted: the tokenizer's EOS, those of
     /// `generation_config.json` or `config.json`, and for GGUF its end-of-turn tokens.
     pub fn eos_token_ids(&self) -> &[u32] {

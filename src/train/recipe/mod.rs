@@ -1,14 +1,18 @@
 //! The training recipe: LLaMA-Factory's YAML keys, their defaults, and what is done with each.
 
+mod check;
+mod defaults;
 mod keys;
 mod read;
+mod values;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::schedule::Decay;
+pub use values::{FinetuningType, List, Overlong, Resume, Strategy};
 
 /// A recipe as written, defaults filled in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -67,7 +71,7 @@ pub struct Recipe {
     /// Only `concat`: data sets one after the other.
     #[serde(default = "defaults::mix_strategy")]
     pub mix_strategy: String,
-    /// The conversation's layout: a name, or `model` for the model's own.
+    /// The conversation's layout: a name; `model`, or nothing, for the model's own chat template.
     pub template: Option<String>,
     /// The most tokens of a row.
     #[serde(default = "defaults::cutoff_len")]
@@ -103,6 +107,11 @@ pub struct Recipe {
     /// Several rows in one, each seeing itself only; implies `packing`.
     #[serde(default)]
     pub neat_packing: bool,
+    /// The folder of tokenised rows; `tokenized` in `output_dir` where absent.
+    pub tokenized_path: Option<PathBuf>,
+    /// Rows are tokenised anew, whatever that folder holds.
+    #[serde(default)]
+    pub overwrite_cache: bool,
     /// Rows kept for evaluation: a share below 1, or a count.
     #[serde(default)]
     pub val_size: f64,
@@ -236,6 +245,8 @@ const FIELDS: &[&str] = &[
     "preprocessing_batch_size",
     "packing",
     "neat_packing",
+    "tokenized_path",
+    "overwrite_cache",
     "val_size",
     "eval_strategy",
     "eval_steps",
@@ -276,211 +287,6 @@ fn yes() -> bool {
     true
 }
 
-/// Values of keys that a recipe leaves out, as LLaMA-Factory has them.
-mod defaults {
-    use super::{FinetuningType, List, Overlong, PathBuf, Resume, Strategy};
-
-    pub(super) fn stage() -> String {
-        "sft".into()
-    }
-
-    pub(super) fn finetuning_type() -> FinetuningType {
-        FinetuningType::Lora
-    }
-
-    pub(super) fn lora_rank() -> usize {
-        8
-    }
-
-    pub(super) fn lora_target() -> List {
-        List(vec!["all".into()])
-    }
-
-    pub(super) fn dataset_dir() -> PathBuf {
-        "data".into()
-    }
-
-    pub(super) fn mix_strategy() -> String {
-        "concat".into()
-    }
-
-    pub(super) fn cutoff_len() -> usize {
-        2048
-    }
-
-    pub(super) fn on_overlong() -> Overlong {
-        Overlong::Cut
-    }
-
-    pub(super) fn max_lost_answers() -> f64 {
-        0.5
-    }
-
-    pub(super) fn preprocessing_batch_size() -> usize {
-        1000
-    }
-
-    pub(super) fn per_device_eval_batch_size() -> usize {
-        8
-    }
-
-    pub(super) fn logging_steps() -> f64 {
-        500.0
-    }
-
-    pub(super) fn logging_strategy() -> Strategy {
-        Strategy::Steps
-    }
-
-    pub(super) fn save_steps() -> f64 {
-        500.0
-    }
-
-    pub(super) fn save_strategy() -> Strategy {
-        Strategy::Steps
-    }
-
-    pub(super) fn resume_from_checkpoint() -> Resume {
-        Resume::Auto
-    }
-
-    pub(super) fn per_device_train_batch_size() -> usize {
-        8
-    }
-
-    pub(super) fn gradient_accumulation_steps() -> usize {
-        1
-    }
-
-    pub(super) fn optim() -> String {
-        "adamw_torch".into()
-    }
-
-    pub(super) fn learning_rate() -> f64 {
-        5e-5
-    }
-
-    pub(super) fn num_train_epochs() -> f64 {
-        3.0
-    }
-
-    pub(super) fn max_steps() -> i64 {
-        -1
-    }
-
-    pub(super) fn lr_scheduler_type() -> String {
-        "linear".into()
-    }
-
-    pub(super) fn adam_beta1() -> f64 {
-        0.9
-    }
-
-    pub(super) fn adam_beta2() -> f64 {
-        0.999
-    }
-
-    pub(super) fn adam_epsilon() -> f64 {
-        1e-8
-    }
-
-    pub(super) fn max_grad_norm() -> f64 {
-        1.0
-    }
-
-    pub(super) fn seed() -> u64 {
-        42
-    }
-}
-
-/// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinetuningType {
-    /// Every weight.
-    Full,
-    /// Low-rank adapters over frozen weights.
-    Lora,
-}
-
-/// What happens to a row of more than `cutoff_len` tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overlong {
-    /// It loses its end, as in LLaMA-Factory.
-    Cut,
-    /// It is left out.
-    Drop,
-    /// The run does not start.
-    Error,
-}
-
-/// When something is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Strategy {
-    /// Never.
-    No,
-    /// Every so many steps.
-    Steps,
-    /// At the end of every pass over the data.
-    Epoch,
-}
-
-/// Where a run starts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Resume {
-    /// As LLaMA-Factory: from the newest checkpoint of `output_dir` where there is one, unless
-    /// `overwrite_output_dir` is set.
-    Auto,
-    /// From the beginning.
-    Fresh,
-    /// From the newest checkpoint of `output_dir`, which must have one.
-    Newest,
-    /// From this checkpoint.
-    From(PathBuf),
-}
-
-impl<'de> Deserialize<'de> for Resume {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Flag(bool),
-            Path(PathBuf),
-        }
-        Ok(match Written::deserialize(deserializer)? {
-            Written::Flag(true) => Self::Newest,
-            Written::Flag(false) => Self::Fresh,
-            Written::Path(path) => Self::From(path),
-        })
-    }
-}
-
-/// Texts separated by commas, or a YAML list of texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct List(pub Vec<String>);
-
-impl<'de> Deserialize<'de> for List {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Text(String),
-            Items(Vec<String>),
-        }
-        let items = match Written::deserialize(deserializer)? {
-            Written::Text(text) => text.split(',').map(str::to_owned).collect(),
-            Written::Items(items) => items,
-        };
-        let items = items.iter().map(|item| item.trim().to_owned());
-        Ok(Self(items.filter(|item| !item.is_empty()).collect()))
-    }
-}
-
-/// Optimisers of the reference that are plain AdamW.
-const ADAMW: &[&str] = &["adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw"];
-
 impl Recipe {
     /// Reads and checks a recipe, with `key=value` settings over it. Returns it with one line for
     /// each key that has no effect here.
@@ -494,147 +300,6 @@ impl Recipe {
             error,
         })?;
         read::read(path, &text, overrides)
-    }
-
-    /// The key that makes no sense, and why.
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        let bad = |key, reason: &str| Err((key, reason.to_owned()));
-        if self.stage != "sft" {
-            return Err((
-                "stage",
-                format!("only sft is supported, found {}", self.stage),
-            ));
-        }
-        if !self.do_train {
-            return bad("do_train", "false leaves nothing to do");
-        }
-        if self.mix_strategy != "concat" {
-            return bad(
-                "mix_strategy",
-                "several data sets are concatenated (concat)",
-            );
-        }
-        if !ADAMW.contains(&self.optim.as_str()) {
-            return Err((
-                "optim",
-                format!("the optimiser is AdamW, found {}", self.optim),
-            ));
-        }
-        if self.dataset.0.is_empty() {
-            return bad("dataset", "names no data set");
-        }
-        if self.train_on_prompt && self.mask_history {
-            return bad("mask_history", "excludes train_on_prompt");
-        }
-        if self.prompt_steps > 0
-            && (self.train_on_prompt || self.mask_history || self.packs_apart().is_some())
-        {
-            return bad(
-                "prompt_steps",
-                "excludes train_on_prompt, mask_history and packing",
-            );
-        }
-        if self.val_size > 0.0 && !self.eval_dataset.0.is_empty() {
-            return bad("val_size", "excludes eval_dataset");
-        }
-        if self.val_size >= 1.0 && (self.val_size.fract() != 0.0 || self.val_size == 1.0) {
-            return bad(
-                "val_size",
-                "expected a share below 1 or a count of at least 2",
-            );
-        }
-        if self.strategy_of_evaluation() != Strategy::No
-            && self.val_size == 0.0
-            && self.eval_dataset.0.is_empty()
-        {
-            return bad("eval_strategy", "needs val_size or eval_dataset");
-        }
-        if self.finetuning_type == FinetuningType::Full
-            && !(self.adapter_name_or_path.0.is_empty() && self.additional_target.0.is_empty())
-        {
-            return bad("finetuning_type", "full trains no adapter; use lora");
-        }
-        if self.train_from_scratch && self.finetuning_type == FinetuningType::Lora {
-            return bad(
-                "train_from_scratch",
-                "adapters need weights; set finetuning_type: full",
-            );
-        }
-        if self.save_total_limit == Some(0) {
-            return bad("save_total_limit", "keeps at least 1 checkpoint");
-        }
-        self.decay()?;
-        self.check_numbers()
-    }
-
-    fn check_numbers(&self) -> Result<(), (&'static str, String)> {
-        for (key, value) in [
-            (
-                "per_device_train_batch_size",
-                self.per_device_train_batch_size,
-            ),
-            (
-                "per_device_eval_batch_size",
-                self.per_device_eval_batch_size,
-            ),
-            (
-                "gradient_accumulation_steps",
-                self.gradient_accumulation_steps,
-            ),
-            ("preprocessing_batch_size", self.preprocessing_batch_size),
-            ("cutoff_len", self.cutoff_len),
-            ("lora_rank", self.lora_rank),
-        ] {
-            if value == 0 {
-                return Err((key, "expected at least 1, found 0".into()));
-            }
-        }
-        let not_negative = 0.0..=f64::MAX;
-        let share = 0.0..=1.0;
-        let below_one = 0.0..=1.0 - f64::EPSILON;
-        let eval_steps = self.eval_steps.unwrap_or(1.0);
-        for (key, value, range) in [
-            ("learning_rate", self.learning_rate, &not_negative),
-            ("weight_decay", self.weight_decay, &not_negative),
-            ("max_grad_norm", self.max_grad_norm, &not_negative),
-            ("adam_epsilon", self.adam_epsilon, &not_negative),
-            ("adam_beta1", self.adam_beta1, &below_one),
-            ("adam_beta2", self.adam_beta2, &below_one),
-            ("warmup_ratio", self.warmup_ratio, &share),
-            ("warmup_steps", self.warmup_steps, &not_negative),
-            ("lora_dropout", self.lora_dropout, &below_one),
-            ("max_lost_answers", self.max_lost_answers, &share),
-            ("val_size", self.val_size, &not_negative),
-        ] {
-            if !range.contains(&value) {
-                let (least, most) = (range.start(), range.end());
-                let reason = format!("expected a number from {least} to {most}, found {value}");
-                return Err((key, reason));
-            }
-        }
-        for (key, value) in [
-            ("logging_steps", self.logging_steps),
-            ("save_steps", self.save_steps),
-            ("eval_steps", eval_steps),
-        ] {
-            let is_count = value >= 1.0 && value.fract() == 0.0 && value < 1e15;
-            if !(is_count || value > 0.0 && value < 1.0) {
-                let reason =
-                    format!("expected a number of steps or a share below 1, found {value}");
-                return Err((key, reason));
-            }
-        }
-        if self.max_steps <= 0 && !(self.num_train_epochs > 0.0 && self.num_train_epochs < 1e6) {
-            let reason = format!(
-                "expected a positive number, found {}",
-                self.num_train_epochs
-            );
-            return Err(("num_train_epochs", reason));
-        }
-        if self.lora_alpha.is_some_and(|alpha| !alpha.is_finite()) {
-            return Err(("lora_alpha", "expected a number".into()));
-        }
-        Ok(())
     }
 
     /// The course of the learning rate after the warm-up.
