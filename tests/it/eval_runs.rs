@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use micota::random::CounterRng;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// `micota eval` in the repository's root, where the demo model and its task lie.
 pub(crate) fn micota_eval(flags: &[&str]) -> Command {
@@ -339,6 +339,26 @@ fn a_results_folder_is_graded_again_as_it_lies() {
         (&"demo-arith".into(), &200.into())
     );
     assert_eq!(task["legacy"]["value"], task["logged"]);
+    let grade = |by: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+        command.arg("grade").arg(folder.path());
+        command.args(["--json", "--by", by]).output().unwrap()
+    };
+    let summary: Value = serde_json::from_str(&stdout(&grade("level"))).unwrap();
+    let tasks = summary["tasks"].as_array().unwrap();
+    let parts: Vec<&Value> = tasks.iter().map(|task| &task["part"]).collect();
+    assert_eq!(json!(parts), json!([null, "level=1", "level=2", "level=3"]));
+    let of = |key: &str| {
+        tasks
+            .iter()
+            .map(move |task| task["counts"][key].as_u64().unwrap())
+    };
+    for key in ["responses", "symbolic"] {
+        assert_eq!(of(key).next(), Some(of(key).skip(1).sum()), "{key}");
+    }
+    let unknown = grade("colour");
+    assert_eq!(unknown.status.code(), Some(2), "{}", stderr(&unknown));
+    assert!(stderr(&unknown).contains("no row has it"));
 }
 
 #[test]

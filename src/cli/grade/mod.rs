@@ -25,7 +25,7 @@ use crate::eval::regrade::{
     FieldNames, GradedRow, LoggedSample, Regrader, Rule, Tally, document_key,
 };
 use crate::grade::boxed::Variant;
-use crate::task::{ProcessResults, Registry};
+use crate::task::{ProcessResults, Registry, python};
 
 /// Grade logged answers again: by the reference's rule, by mathematical equality, by a judge.
 #[derive(clap::Args)]
@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// The field that tells documents apart, for pass@k over repeated samples
     #[arg(long, value_name = "NAME")]
     id_field: Option<String>,
+    /// A field of the rows, or of their documents, such as level: rows are also scored apart by it
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
     /// Where the verdicts go, one line per row in input order [default: grades.jsonl beside the log]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -127,6 +130,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         },
         regrader: Regrader::new()?,
         several: logs.len() > 1,
+        by: args.by.clone(),
         judges: judge.is_some(),
         template,
         tallies: BTreeMap::new(),
@@ -144,6 +148,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let files = SeedFiles::new(&checked).texts(&log.task);
             seed_files.extend(files.map(|(name, text)| (log.path.with_file_name(name), text)));
         }
+    }
+    if let Some(name) = &args.by
+        && !grading.tallies.keys().any(|column| column.part.is_some())
+    {
+        return Err(usage(anyhow::anyhow!("--by {name}: no row has it")));
     }
     file.commit()?;
     if judge.is_some() {
@@ -264,13 +273,31 @@ fn rule_of_shipped(task: &str) -> Option<Rule> {
     }
 }
 
-/// Task and filter.
-type Column = (String, Option<String>);
+/// What is scored together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Column {
+    task: String,
+    filter: Option<String>,
+    /// The rows whose field has this value (`level=1`), where it is not all of them.
+    part: Option<String>,
+}
+
+impl Column {
+    /// The task, and which part of its rows.
+    fn name(&self) -> String {
+        match &self.part {
+            Some(part) => format!("{} {part}", self.task),
+            None => self.task.clone(),
+        }
+    }
+}
 
 struct Grading {
     names: FieldNames,
     regrader: Regrader,
     several: bool,
+    /// The field that rows are also scored apart by.
+    by: Option<String>,
     /// Whether answers are noted for a judge.
     judges: bool,
     template: String,
@@ -283,6 +310,7 @@ struct Done {
     row: GradedRow,
     document: Option<u64>,
     checked: Option<CheckedSample>,
+    part: Option<String>,
 }
 
 impl Grading {
@@ -318,11 +346,19 @@ impl Grading {
                 .collect::<Result<_, _>>()?;
             for (line, done) in lines.iter().zip(done) {
                 writeln!(out, "{line}")?;
-                let column = (log.task.clone(), done.row.filter.clone());
-                self.tallies
-                    .entry(column)
-                    .or_default()
-                    .add(&done.row, done.document);
+                let all = Column {
+                    task: log.task.clone(),
+                    filter: done.row.filter.clone(),
+                    part: None,
+                };
+                let part = done.part.map(|part| Column {
+                    part: Some(part),
+                    ..all.clone()
+                });
+                for column in [Some(all), part].into_iter().flatten() {
+                    let tally = self.tallies.entry(column).or_default();
+                    tally.add(&done.row, done.document);
+                }
                 self.checked.extend(done.checked);
             }
             if terminal {
@@ -338,6 +374,7 @@ impl Grading {
 
     fn grade_row(&self, log: &Log, number: usize, raw: RawRow) -> Done {
         let fields: Result<Map<String, Value>, String> = raw.into_fields();
+        let part = fields.as_ref().ok().and_then(|row| self.part(row));
         let sample = fields.and_then(|row| LoggedSample::from_row(&row, &self.names, &log.task));
         let mut done = match sample {
             Ok(sample) => {
@@ -353,12 +390,14 @@ impl Grading {
                     row: self.regrader.grade(&sample, &log.task, log.rule),
                     document: document_key(&sample),
                     checked,
+                    part,
                 }
             }
             Err(problem) => Done {
                 row: GradedRow::unreadable(&log.task, problem),
                 document: None,
                 checked: None,
+                part,
             },
         };
         done.row.row = number;
@@ -366,6 +405,14 @@ impl Grading {
             done.row.file = Some(log.path.display().to_string());
         }
         done
+    }
+
+    /// The part of the rows that a row belongs to.
+    fn part(&self, row: &Map<String, Value>) -> Option<String> {
+        let name = self.by.as_ref()?;
+        let in_document = || row.get("doc")?.get(name);
+        let value = row.get(name).or_else(in_document)?;
+        Some(format!("{name}={}", python::text(value)))
     }
 
     /// Sends the answers that the rule calls wrong to the judge, and fills in its verdicts.

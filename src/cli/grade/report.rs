@@ -68,7 +68,7 @@ fn accuracy(correct: usize, responses: usize) -> Value {
 /// The summary file.
 pub(super) fn summary(tallies: &BTreeMap<Column, Tally>) -> Value {
     let mut tasks = Vec::new();
-    for ((task, filter), tally) in tallies {
+    for (column, tally) in tallies {
         let mut repeats = Map::new();
         for k in sample_counts(tally) {
             for (grader, symbolic) in [("legacy", false), ("symbolic", true)] {
@@ -85,8 +85,9 @@ pub(super) fn summary(tallies: &BTreeMap<Column, Tally>) -> Value {
             n => json!(tally.logged_correct as f64 / n as f64),
         };
         tasks.push(json!({
-            "task": task,
-            "filter": filter,
+            "task": column.task,
+            "filter": column.filter,
+            "part": column.part,
             "legacy": accuracy(tally.legacy, tally.responses),
             "symbolic": accuracy(tally.symbolic, tally.responses),
             "logged": logged,
@@ -135,8 +136,9 @@ pub(super) fn tables(tallies: &BTreeMap<Column, Tally>) -> String {
         of => format!("{:.4}", count as f64 / of as f64),
     };
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
-    for ((task, filter), tally) in tallies {
-        let filter = filter.as_deref().unwrap_or("-");
+    for (column, tally) in tallies {
+        let task = column.name();
+        let filter = column.filter.as_deref().unwrap_or("-");
         let interval = stats::wilson(tally.symbolic, tally.responses, CONFIDENCE);
         scores.add_row([
             task.clone(),
