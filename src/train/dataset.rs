@@ -112,9 +112,13 @@ fn describe(folder: &Path, name: &str) -> Result<Description, TrainError> {
         });
     }
     let path = folder.join("dataset_info.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| TrainError::Io {
-        path: path.clone(),
-        error,
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        TrainError::Setting(format!(
+            "dataset: {name} is neither a folder nor a file that ends in {}, and {} cannot be read \
+             ({error})",
+            EXTENSIONS.join(", "),
+            path.display()
+        ))
     })?;
     let fail = |reason: String| TrainError::Data {
         path: path.clone(),

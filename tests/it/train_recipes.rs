@@ -444,6 +444,19 @@ fn a_dry_run_shows_rows_steps_memory_and_an_example() {
 }
 
 #[test]
+fn data_of_a_kind_that_is_not_read_is_refused_by_name() {
+    let workshop = Workshop::new();
+    std::fs::write(workshop.path().join("notes.txt"), "2 + 2 = 4\n").unwrap();
+    for name in ["notes.txt", "nobody/nothing"] {
+        let message = workshop.refused(&["full.yaml", &format!("dataset={name}")]);
+        assert!(
+            message.contains(name) && message.contains("parquet"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn data_make_writes_right_solutions_and_samples_nothing_twice() {
     let workshop = Workshop::new();
     train(
