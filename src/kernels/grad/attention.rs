@@ -14,8 +14,9 @@ use crate::cpu::activation::exp;
 use crate::cpu::disjoint::Disjoint;
 use crate::cpu::isa::Isa;
 use crate::cpu::line::{F32, Line};
-use crate::cpu::matmul::{Block, Matrix, Start, load, pack_panel, pack_rows, store};
+use crate::cpu::matmul::{Block, Matrix, Start, load, pack_panel, store};
 use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::grad::turn::Turn;
 
 /// Query rows of a block: a whole number of the widest register tiles, and of lines.
 const BLOCK: usize = 48;
@@ -398,15 +399,14 @@ impl Task<'_> {
     ) {
         let (d, count) = (self.shape.head_dim, block.rows.len());
         turned.resize(self.shape.length * BLOCK, 0.0);
-        let by_key = Matrix::new(scores, self.stride).transposed();
-        pack_rows::<F32>(
-            self.isa,
-            by_key,
-            block.keys.clone(),
-            0..count,
-            turned,
-            BLOCK,
-        );
+        self.isa.run_elementwise(Turn {
+            from: &scores[block.keys.start..],
+            from_stride: self.stride,
+            rows: count,
+            columns: block.keys.len(),
+            to: turned,
+            to_stride: BLOCK,
+        });
         let product = Block::<F32> {
             panels,
             panel_stride: count,

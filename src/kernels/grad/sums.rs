@@ -1,5 +1,6 @@
 //! Sums and sweeps over whole tensors, on all threads.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::VALUES_PER_TASK;
@@ -33,6 +34,21 @@ pub fn copy(from: &[f32], to: &mut [f32]) {
     to.par_chunks_mut(VALUES_PER_TASK)
         .zip(from.par_chunks(VALUES_PER_TASK))
         .for_each(|(to, from)| to.copy_from_slice(from));
+}
+
+/// What rounding to bfloat16 (nearest, ties to even) takes from each value.
+///
+/// # Panics
+/// The lengths differ.
+pub fn rounded_off(values: &[f32], rest: &mut [f32]) {
+    assert_eq!(values.len(), rest.len(), "equal lengths");
+    rest.par_chunks_mut(VALUES_PER_TASK)
+        .zip(values.par_chunks(VALUES_PER_TASK))
+        .for_each(|(rest, values)| {
+            for (rest, value) in rest.iter_mut().zip(values) {
+                *rest = value - bf16::from_f32(*value).to_f32();
+            }
+        });
 }
 
 /// `values *= factor`.
@@ -72,5 +88,19 @@ mod tests {
         scale(&mut to, 2.0);
         add_masked(&values, &vec![-1.0; values.len()], &mut to);
         assert_eq!(to, values);
+    }
+
+    #[test]
+    fn two_bfloat16_hold_more_of_a_value_than_one() {
+        let values: Vec<f32> = (1..100).map(|i| (i as f32).sqrt()).collect();
+        let mut rest = vec![0.0; values.len()];
+        rounded_off(&values, &mut rest);
+        for (value, rest) in values.iter().zip(&rest) {
+            let [high, low] = [*value, *rest].map(|v| bf16::from_f32(v).to_f32());
+            assert!(
+                (value - high - low).abs() <= value * 2f32.powi(-16),
+                "{value}"
+            );
+        }
     }
 }

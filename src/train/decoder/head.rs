@@ -12,8 +12,8 @@ use crate::kernels::grad::cross_entropy;
 use crate::train::optimizer::Gradients;
 use crate::train::tensors::with_values;
 
-/// Logits that exist at once: 64 MB.
-pub(in crate::train) const LOGITS_AT_ONCE: usize = 1 << 24;
+/// Logits that exist at once, 256 MB: the head is packed once for each such part of the rows.
+pub(in crate::train) const LOGITS_AT_ONCE: usize = 1 << 26;
 /// Rows that are taken at once whatever the vocabulary: fewer would make slow products.
 const LEAST_ROWS_AT_ONCE: usize = 64;
 
@@ -112,8 +112,8 @@ impl Decoder {
         Ok(predictions)
     }
 
-    /// Logits are computed in single precision whatever the model's: their rounding would be most
-    /// of the loss's.
+    /// Logits are as exact as in single precision whatever the model's: their rounding would be
+    /// most of the loss's.
     fn head_forward(&self, x: &[f32], rows: &[usize]) -> Result<HeadPass<'_>> {
         let hidden = self.spec.hidden_size;
         let mut own = self.workspace.take(rows.len() * hidden)?;
@@ -123,8 +123,7 @@ impl Decoder {
         let mut normed = self.workspace.take(own.len())?;
         self.norm(FINAL_NORM, &own, &mut normed)?;
         let mut logits = self.workspace.take(rows.len() * self.spec.vocab_size)?;
-        let head = self.head()?.in_single_precision();
-        head.forward(&normed, Target::Replace, &mut logits)?;
+        self.head()?.forward_precisely(&normed, &mut logits)?;
         Ok(HeadPass {
             x: own,
             normed,

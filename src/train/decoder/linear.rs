@@ -1,10 +1,11 @@
 //! A linear layer with its bias and its adapter, forward and backward.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::workspace::{Buffer, Workspace};
 use super::{Adapter, Decoder, Dropout};
 use crate::kernels::cpu::{Matrix, Precision, Start, Values, multiply};
+use crate::kernels::grad::turn::{turn, turned_stride};
 use crate::kernels::grad::{bias, sums};
 use crate::train::adapter::generator;
 use crate::train::optimizer::Gradients;
@@ -54,12 +55,20 @@ pub(super) enum Target {
 }
 
 impl Linear<'_> {
-    /// The layer with products in single precision.
-    pub(super) fn in_single_precision(self) -> Self {
-        Self {
-            precision: Precision::F32,
-            ..self
+    /// Forward as exactly as in single precision. Where the weight is held in bfloat16, that takes
+    /// two products: of the rounded inputs, and of what rounding took from them.
+    pub(super) fn forward_precisely(self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        if self.precision == Precision::F32 || self.weight.dtype() != DType::BF16 {
+            let single = Self {
+                precision: Precision::F32,
+                ..self
+            };
+            return single.forward(x, Target::Replace, out);
         }
+        self.forward(x, Target::Replace, out)?;
+        let mut rest = self.workspace.take(x.len())?;
+        sums::rounded_off(x, &mut rest);
+        self.forward(&rest, Target::Add, out)
     }
 
     fn rows(&self, x: &[f32]) -> usize {
@@ -183,8 +192,19 @@ impl Linear<'_> {
         gradients: &mut Gradients,
     ) -> Result<()> {
         let (rows, inputs, outputs) = (self.rows(x), self.inputs, self.outputs);
-        let (precision, by_output) = (self.precision, Matrix::new(dy, outputs).transposed());
-        if let Some((dweight, start)) = gradients.product(&format!("{}.weight", self.path)) {
+        let precision = self.precision;
+        let (weight, lora_b) = (
+            format!("{}.weight", self.path),
+            format!("{}.lora_B.weight", self.path),
+        );
+        let by_output = if gradients.contains(&weight) || gradients.contains(&lora_b) {
+            Some(self.turned(dy, outputs)?)
+        } else {
+            None
+        };
+        let by_output = by_output.as_deref().unwrap_or(&[]);
+        let by_output = Matrix::new(by_output, turned_stride(rows));
+        if let Some((dweight, start)) = gradients.product(&weight) {
             let x = Matrix::new(x, inputs);
             multiply(
                 precision, by_output, x, outputs, rows, inputs, start, dweight,
@@ -201,18 +221,27 @@ impl Linear<'_> {
         let dropped = self.dropped(x)?;
         let x = dropped.as_deref().unwrap_or(x);
         let rank = adapter.a.as_tensor().dim(0)?;
-        if let Some((db, start)) = gradients.product(&format!("{}.lora_B.weight", self.path)) {
+        if let Some((db, start)) = gradients.product(&lora_b) {
             let low = self.low(adapter, x)?;
             let low = Matrix::new(&low, rank);
             multiply(precision, by_output, low, outputs, rows, rank, start, db);
         }
         if let Some((da, start)) = gradients.product(&format!("{}.lora_A.weight", self.path)) {
             let dlow = self.low_gradient(adapter, dy)?;
-            let by_rank = Matrix::new(&dlow, rank).transposed();
+            let by_rank = self.turned(&dlow, rank)?;
+            let by_rank = Matrix::new(&by_rank, turned_stride(rows));
             let x = Matrix::new(x, inputs);
             multiply(precision, by_rank, x, rank, rows, inputs, start, da);
         }
         Ok(())
+    }
+
+    /// `[rows, columns]` with a row for each column, [`turned_stride`] apart.
+    fn turned(&self, values: &[f32], columns: usize) -> Result<Buffer<'_>> {
+        let rows = values.len() / columns;
+        let mut turned = self.workspace.take(columns * turned_stride(rows))?;
+        turn(values, rows, columns, &mut turned);
+        Ok(turned)
     }
 
     /// `scale * dy B`: `[rows, rank]`.
