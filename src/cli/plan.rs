@@ -2,7 +2,7 @@
 //! anything is bought, rented or loaded.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,15 +16,15 @@ use crate::engine::backends::cpu::{CpuOptions, KvType, MachineLimit, Quantize};
 use crate::engine::{
     ComputeType, DeviceKind, DeviceLimit, Forecast, Plan, available_bytes, forecast,
 };
-use crate::formats::Checkpoint;
+use crate::formats::{Checkpoint, DType, SafetensorsWriter, read_json_object};
 use crate::kernels::cpu::Isa;
-use crate::model::Model;
+use crate::model::{Model, planned_tensors};
 use crate::task::{GenerationConfig, Registry};
 
 /// Compute what a model would take of a device, and how fast it could answer there
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A model folder or a GGUF file
+    /// A model folder or a GGUF file; a folder with nothing but a config.json will do
     model: PathBuf,
     /// A graphics processor by name: t4, l4, l40s, 3090, 4090, a100-40, a100-80, h100, h200
     /// [default: this machine's CPU, measured now]
@@ -79,30 +79,30 @@ const DEFAULT_ANSWER_TOKENS: usize = 2048;
 #[derive(Clone, Copy, Debug)]
 struct NamedDevice {
     name: &'static str,
-    memory_gb: u64,
+    memory_mib: u64,
     gbytes_per_s: f64,
     tflops: f64,
 }
 
-/// Memory, bandwidth and dense bf16 (fp16 for the oldest) rates with sums in f32, from NVIDIA's
-/// data sheets and architecture papers.
+/// Memory in MiB as NVIDIA's driver reports it, bandwidth in GB/s, and dense bf16 (fp16 for the
+/// oldest) rates with sums in f32 in 10^12 per second, from the data sheets and architecture papers.
 const GPUS: [(&str, u64, f64, f64); 9] = [
-    ("t4", 16, 320.0, 65.0),
-    ("l4", 24, 300.0, 121.0),
-    ("l40s", 48, 864.0, 362.0),
-    ("3090", 24, 936.0, 71.0),
-    ("4090", 24, 1008.0, 165.0),
-    ("a100-40", 40, 1555.0, 312.0),
-    ("a100-80", 80, 2039.0, 312.0),
-    ("h100", 80, 3350.0, 989.0),
-    ("h200", 141, 4800.0, 989.0),
+    ("t4", 15_360, 320.0, 65.0),
+    ("l4", 23_034, 300.0, 121.0),
+    ("l40s", 46_068, 864.0, 362.0),
+    ("3090", 24_576, 936.0, 71.0),
+    ("4090", 24_564, 1008.0, 165.0),
+    ("a100-40", 40_960, 1555.0, 312.0),
+    ("a100-80", 81_920, 2039.0, 312.0),
+    ("h100", 81_559, 3350.0, 989.0),
+    ("h200", 143_771, 4800.0, 989.0),
 ];
 
 fn named_device(text: &str) -> Result<NamedDevice, String> {
     let wanted = text.to_ascii_lowercase().replace("rtx", "");
     let wanted = wanted.trim_matches(['-', ' ', '_']);
     let found = GPUS.iter().find(|(name, ..)| *name == wanted);
-    let (name, memory_gb, gbytes_per_s, tflops) = *found.ok_or_else(|| {
+    let (name, memory_mib, gbytes_per_s, tflops) = *found.ok_or_else(|| {
         let names = GPUS.map(|(name, ..)| name).join(", ");
         format!(
             "`{text}` is not in the table ({names}); give --device-memory, --device-bandwidth and \
@@ -111,7 +111,7 @@ fn named_device(text: &str) -> Result<NamedDevice, String> {
     })?;
     Ok(NamedDevice {
         name,
-        memory_gb,
+        memory_mib,
         gbytes_per_s,
         tflops,
     })
@@ -134,8 +134,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         concurrency: args.concurrency,
         max_num_batched_tokens: args.max_num_batched_tokens,
     };
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let model = Model::from_checkpoint(Arc::new(checkpoint))?;
+    let model = open(&args.model)?;
     let forecast = forecast(&model, &device, &plan);
     let text = if args.json {
         serde_json::to_string_pretty(&to_json(args, &name, &device, &plan, &forecast))?
@@ -151,6 +150,28 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         plan.prompt_tokens + plan.answer_tokens
     );
     Ok(Exit::Done)
+}
+
+/// The model, or one of zeros in its shape where only its configuration is here.
+fn open(path: &Path) -> anyhow::Result<Model> {
+    let (config, weights) = (path.join("config.json"), path.join("model.safetensors"));
+    let has_weights = weights.exists() || path.join("model.safetensors.index.json").exists();
+    if !config.is_file() || has_weights {
+        return Ok(Model::from_checkpoint(Arc::new(Checkpoint::open(path)?))?);
+    }
+    let values = read_json_object(&config)?.context("config.json has gone")?;
+    let tensors = planned_tensors(&values.into(), DType::BF16)
+        .with_context(|| config.display().to_string())?;
+    notice(&format!(
+        "{} holds no safetensors file: planned for those that its config.json calls for, in bf16",
+        path.display()
+    ));
+    let folder = tempfile::tempdir()?;
+    std::fs::copy(&config, folder.path().join("config.json"))?;
+    SafetensorsWriter::create(folder.path(), tensors, None)?.finish_with_holes()?;
+    // Its mapping outlives the folder.
+    let checkpoint = Checkpoint::open(folder.path())?;
+    Ok(Model::from_checkpoint(Arc::new(checkpoint))?)
 }
 
 fn check(args: &Args) -> anyhow::Result<()> {
@@ -201,7 +222,7 @@ fn check(args: &Args) -> anyhow::Result<()> {
 /// The device that is planned for, and its name.
 fn device(args: &Args) -> anyhow::Result<(DeviceLimit, String)> {
     let of_gpu = args.gpu.map(|gpu| DeviceLimit {
-        memory_bytes: gpu.memory_gb * 1_000_000_000,
+        memory_bytes: gpu.memory_mib << 20,
         flops: gpu.tflops * 1e12,
         bytes_per_s: gpu.gbytes_per_s * 1e9,
         kind: Some(DeviceKind::Gpu),
@@ -345,8 +366,12 @@ fn to_text(
             "multiplications"
         };
         lines.push(format!(
-            "in flight    {} sequences; decoding waits for {waits}",
-            forecast.concurrency
+            "in flight    {} sequences{}; decoding waits for {waits}",
+            forecast.concurrency,
+            match plan.concurrency - forecast.concurrency {
+                0 => String::new(),
+                _ => format!(" of the {} asked for", plan.concurrency),
+            }
         ));
         for (label, share) in [("at the limit", 1.0), ("expected", args.share)] {
             lines.push(format!(
@@ -375,7 +400,7 @@ mod tests {
 
     #[test]
     fn graphics_processors_have_names() {
-        assert_eq!(named_device("RTX-4090").unwrap().memory_gb, 24);
+        assert_eq!(named_device("RTX-4090").unwrap().name, "4090");
         assert_eq!(named_device("H100").unwrap().name, "h100");
         let message = named_device("voodoo").unwrap_err();
         assert!(message.contains("--device-bandwidth"), "{message}");

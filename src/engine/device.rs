@@ -61,7 +61,7 @@ pub enum DeviceError {
     /// The build lacks what drives it.
     #[error(
         "device {device} is not in this build; build it in with \
-         `cargo build --release --features {feature}` (README, \"Graphics processors\")"
+         `cargo build --release --features {feature}` (docs/gpu.md)"
     )]
     NotBuilt {
         /// What was asked for.

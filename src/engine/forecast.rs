@@ -5,9 +5,9 @@
 //! weights and KV blocks at the memory's bandwidth. What an executor reaches of that is a share,
 //! which the caller brings; `micota bench` measures it on this machine.
 
-use super::backends::cpu::{ComputeType, CpuDemand, KvType, Quantize, Workload, step_flops};
+use super::backends::cpu::{ComputeType, KvType, Quantize, Workload, step_flops};
+use super::demand::MemoryDemand;
 use super::device::DeviceKind;
-use super::device_demand::DeviceDemand;
 use crate::model::Model;
 
 /// The share of a device's memory that weights, activations and KV pool may take.
@@ -87,21 +87,20 @@ impl Forecast {
 /// Computes it.
 pub fn forecast(model: &Model, device: &DeviceLimit, plan: &Plan) -> Forecast {
     let len = plan.prompt_tokens + plan.answer_tokens;
-    let (weight_bytes, row_bytes, block_bytes) = match device.kind {
-        None => {
-            let demand = CpuDemand::of(
-                model,
-                plan.compute_type,
-                Quantize::Auto,
-                KvType::Auto,
-                BLOCK_SIZE,
-            );
-            (demand.weight_bytes, demand.row_bytes, demand.block_bytes)
-        }
-        Some(kind) => {
-            let demand = DeviceDemand::of(model, kind, plan.compute_type, BLOCK_SIZE, len);
-            (demand.weight_bytes, demand.row_bytes, demand.block_bytes)
-        }
+    let compute_type = plan.compute_type;
+    let MemoryDemand {
+        weight_bytes,
+        row_bytes,
+        block_bytes,
+    } = match device.kind {
+        None => MemoryDemand::on_cpu(
+            model,
+            compute_type,
+            Quantize::Auto,
+            KvType::Auto,
+            BLOCK_SIZE,
+        ),
+        Some(kind) => MemoryDemand::on_device(model, kind, compute_type, BLOCK_SIZE, len),
     };
     let usable = (device.memory_bytes as f64 * MEMORY_SHARE) as u64;
     let activation_bytes = row_bytes * plan.max_num_batched_tokens as u64;

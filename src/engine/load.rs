@@ -319,7 +319,7 @@ fn own_executor(
         kernels: place.kernels(options),
         storage: runner.storage,
         weight_bytes: runner.weight_bytes,
-        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
+        kv_bytes: sizes.num_blocks as u64 * demand.memory.block_bytes,
         runner: runner.runner,
         sizes,
         prefix_caching: options.prefix_caching,
@@ -367,8 +367,8 @@ pub fn plan(model: &Model, options: &EngineOptions) -> Result<MemoryPlan, LoadEr
     let threads = threads(options)?;
     let Chosen { sizes, demand, .. } = sizes(model, &place, block_size, options, threads)?;
     Ok(MemoryPlan {
-        weight_bytes: demand.weight_bytes,
-        kv_bytes: sizes.num_blocks as u64 * demand.block_bytes,
+        weight_bytes: demand.memory.weight_bytes,
+        kv_bytes: sizes.num_blocks as u64 * demand.memory.block_bytes,
         kv_tokens: (sizes.num_blocks * block_size) as u64,
         max_model_len: sizes.max_model_len,
     })

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use super::backends::cpu::{
-    CpuDemand, CpuOptions, CpuRunner, MachineLimit, StorageSummary, step_costs,
-};
+use super::backends::cpu::{CpuOptions, CpuRunner, MachineLimit, StorageSummary, step_costs};
 #[cfg(feature = "ggml")]
 use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner, devices, split_layers};
+use super::demand::MemoryDemand;
 #[cfg(feature = "ggml")]
 use super::device::DeviceKind;
 use super::device::{Device, DeviceError};
-#[cfg(feature = "ggml")]
-use super::device_demand::DeviceDemand;
 use super::load::EngineOptions;
 use super::memory;
 use super::sizing::{Demand, Sizes, StepCosts};
@@ -109,16 +106,7 @@ impl Place {
     ) -> Result<Option<(MachineLimit, StepCosts)>, RunnerError> {
         match self {
             Self::Cpu => {
-                let cpu = CpuOptions {
-                    compute_type: options.compute_type,
-                    quantize: options.quantize,
-                    kv_type: options.kv_type,
-                    threads,
-                    isa: options.kernels.unwrap_or_else(Isa::detect),
-                    block_size: KvShape::BLOCK_SIZE_STEP,
-                    num_blocks: 1,
-                    max_model_len: 1,
-                };
+                let cpu = cpu_options(options, threads, KvShape::BLOCK_SIZE_STEP);
                 step_costs(&cpu, model, context)
             }
             #[cfg(feature = "ggml")]
@@ -138,23 +126,18 @@ impl Place {
         block_size: usize,
     ) -> Result<Vec<(Demand, Option<u64>)>, RunnerError> {
         let model_max_len = model.spec.max_position_embeddings;
+        let demand = |memory| Demand {
+            model_max_len,
+            block_size,
+            memory,
+        };
+        let compute_type = options.compute_type;
         match self {
             Self::Cpu => {
-                let demand = CpuDemand::of(
-                    model,
-                    options.compute_type,
-                    options.quantize,
-                    options.kv_type,
-                    block_size,
-                );
-                let demand = Demand {
-                    model_max_len,
-                    block_size,
-                    block_bytes: demand.block_bytes,
-                    weight_bytes: demand.weight_bytes,
-                    row_bytes: demand.row_bytes,
-                };
-                Ok(vec![(demand, memory::available_bytes())])
+                let (quantize, kv_type) = (options.quantize, options.kv_type);
+                let memory =
+                    MemoryDemand::on_cpu(model, compute_type, quantize, kv_type, block_size);
+                Ok(vec![(demand(memory), memory::available_bytes())])
             }
             #[cfg(feature = "ggml")]
             Self::Ggml(infos) => {
@@ -162,29 +145,12 @@ impl Place {
                 let layers = split_layers(infos, model)
                     .map_err(|message| RunnerError::backend("ggml", message))?;
                 let of_device = |(info, layers): (&DeviceInfo, _)| {
-                    let compute_type = options.compute_type;
-                    let demand = DeviceDemand::of_layers(
-                        model,
-                        layers,
-                        info.kind,
-                        compute_type,
-                        block_size,
-                        len,
-                    );
-                    let demand = Demand {
-                        model_max_len,
-                        block_size,
-                        block_bytes: demand.block_bytes,
-                        weight_bytes: demand.weight_bytes,
-                        row_bytes: demand.row_bytes,
-                    };
-                    let available = match info.kind {
-                        DeviceKind::Cpu => memory::available_bytes(),
-                        _ => Some(info.free_bytes),
-                    };
+                    let kind = info.kind;
+                    let memory =
+                        MemoryDemand::of_layers(model, layers, kind, compute_type, block_size, len);
                     // The processor may be named several times and has one memory.
                     let sharers = infos.iter().filter(|i| i.name == info.name).count() as u64;
-                    (demand, available.map(|bytes| bytes / sharers))
+                    (demand(memory), Some(info.free_bytes / sharers))
                 };
                 Ok(infos.iter().zip(layers).map(of_device).collect())
             }
@@ -206,14 +172,9 @@ impl Place {
         match self {
             Self::Cpu => {
                 let options = CpuOptions {
-                    compute_type: options.compute_type,
-                    quantize: options.quantize,
-                    kv_type: options.kv_type,
-                    threads,
-                    isa: options.kernels.unwrap_or_else(Isa::detect),
-                    block_size,
                     num_blocks: sizes.num_blocks,
                     max_model_len: sizes.max_model_len,
+                    ..cpu_options(options, threads, block_size)
                 };
                 let runner = CpuRunner::load(model, &options)?;
                 Ok(Placed {
@@ -256,5 +217,19 @@ impl Place {
             Self::Ggml(infos) => infos.clone(),
             Self::Cpu => devices().into_iter().filter(is_cpu).collect(),
         }
+    }
+}
+
+/// Our own executor as `options` want it, with a pool of one block.
+fn cpu_options(options: &EngineOptions, threads: usize, block_size: usize) -> CpuOptions {
+    CpuOptions {
+        compute_type: options.compute_type,
+        quantize: options.quantize,
+        kv_type: options.kv_type,
+        threads,
+        isa: options.kernels.unwrap_or_else(Isa::detect),
+        block_size,
+        num_blocks: 1,
+        max_model_len: 1,
     }
 }

@@ -1,6 +1,8 @@
 //! How large the KV pool, the batch and a step are: what the user chose, the rest from the model
 //! and the machine's memory. Pure arithmetic; every value is reported before a run starts.
 
+use super::demand::MemoryDemand;
+
 /// Sequences in flight when nobody says or measures: the matrix products of a CPU stand at nine tenths of their
 /// peak with this many rows, and twice as many double the memory for the rest.
 const DEFAULT_MAX_NUM_SEQS: usize = 64;
@@ -79,12 +81,7 @@ pub(super) struct Demand {
     pub(super) model_max_len: usize,
     /// Positions per KV block.
     pub(super) block_size: usize,
-    /// Bytes of a KV block over all layers.
-    pub(super) block_bytes: u64,
-    /// Bytes of the weights as the executor holds them.
-    pub(super) weight_bytes: u64,
-    /// Bytes of the executor's buffers for one row of a step.
-    pub(super) row_bytes: u64,
+    pub(super) memory: MemoryDemand,
 }
 
 impl Demand {
@@ -94,9 +91,7 @@ impl Demand {
     /// There is no device.
     pub(super) fn total(devices: &[(Self, Option<u64>)]) -> Self {
         let add = |a: Self, b: Self| Self {
-            block_bytes: a.block_bytes + b.block_bytes,
-            weight_bytes: a.weight_bytes + b.weight_bytes,
-            row_bytes: a.row_bytes + b.row_bytes,
+            memory: a.memory + b.memory,
             ..a
         };
         let demands = devices.iter().map(|(demand, _)| *demand);
@@ -183,7 +178,10 @@ pub(super) fn choose_for_all(
     devices: &[(Demand, Option<u64>)],
     choices: &Choices,
 ) -> Result<Sizes, SizingError> {
-    let block_bytes = devices.iter().map(|(demand, _)| demand.block_bytes).sum();
+    let block_bytes = devices
+        .iter()
+        .map(|(demand, _)| demand.memory.block_bytes)
+        .sum();
     let mut tightest: Option<Sizes> = None;
     for (demand, available_bytes) in devices {
         // Every device holds its layers' part of every block.
@@ -194,7 +192,7 @@ pub(super) fn choose_for_all(
                     block_bytes,
                 });
             }
-            kv_bytes => kv_bytes.map(|bytes| bytes / block_bytes * demand.block_bytes),
+            kv_bytes => kv_bytes.map(|bytes| bytes / block_bytes * demand.memory.block_bytes),
         };
         let of_device = Choices {
             kv_bytes,
@@ -228,22 +226,23 @@ fn choose(
     let longest = asked_len.unwrap_or(demand.model_max_len);
     let num_blocks = match choices.kv_bytes {
         Some(kv_bytes) => {
-            let num_blocks = kv_bytes / demand.block_bytes;
+            let num_blocks = kv_bytes / demand.memory.block_bytes;
             if num_blocks == 0 {
                 return Err(SizingError::BelowOneBlock {
                     kv_bytes,
-                    block_bytes: demand.block_bytes,
+                    block_bytes: demand.memory.block_bytes,
                 });
             }
             num_blocks
         }
         None => {
             let buffers = demand
+                .memory
                 .row_bytes
                 .saturating_mul(max_num_batched_tokens as u64);
-            let fixed = demand.weight_bytes.saturating_add(buffers);
-            let kv_bytes = affordable_kv_bytes(demand.block_bytes, fixed, available_bytes)?;
-            let affordable = kv_bytes / demand.block_bytes;
+            let fixed = demand.memory.weight_bytes.saturating_add(buffers);
+            let kv_bytes = affordable_kv_bytes(demand.memory.block_bytes, fixed, available_bytes)?;
+            let affordable = kv_bytes / demand.memory.block_bytes;
             // More blocks than full slots can ever hold would only be memory for old prefixes.
             let useful = longest
                 .div_ceil(demand.block_size)
@@ -259,8 +258,8 @@ fn choose(
         let needed_blocks = max_model_len.div_ceil(demand.block_size) as u64;
         return Err(SizingError::PoolTooSmall {
             max_model_len,
-            needed_mib: mib(needed_blocks * demand.block_bytes),
-            kv_mib: mib(num_blocks as u64 * demand.block_bytes),
+            needed_mib: mib(needed_blocks * demand.memory.block_bytes),
+            kv_mib: mib(num_blocks as u64 * demand.memory.block_bytes),
             fitting_len,
         });
     }
@@ -303,9 +302,11 @@ mod tests {
     const DEMAND: Demand = Demand {
         model_max_len: 4096,
         block_size: 16,
-        block_bytes: 1 << 20,
-        weight_bytes: 1 << 29,
-        row_bytes: 1 << 20,
+        memory: MemoryDemand {
+            block_bytes: 1 << 20,
+            weight_bytes: 1 << 29,
+            row_bytes: 1 << 20,
+        },
     };
 
     fn choose_with(choices: Choices, available: u64) -> Result<Sizes, SizingError> {

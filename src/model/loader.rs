@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::families;
 use super::names::{IGNORED_IN_LAYERS, TensorNames};
+use super::planned::stacked_shape;
 use super::weight::{LayerWeight, RowOrder, Weight, WeightId};
 use super::{DecoderSpec, ModelError};
 use crate::formats::{Checkpoint, DType, TensorView};
@@ -180,17 +181,11 @@ impl Binder<'_> {
                 continue;
             }
             let tensor = format!("{}{layer}.{part}", self.names.layer_prefix);
-            let rows: usize = weights.iter().map(|w| w.shape(self.spec).0).sum();
-            let cols = weights[0].shape(self.spec).1;
-            let shape = if weights[0].is_vector() {
-                vec![cols]
-            } else {
-                vec![rows, cols]
-            };
+            let shape = stacked_shape(weights, self.spec);
             let block_type = self.verify(&tensor, &shape)?;
             let mut first_row = 0;
             for weight in *weights {
-                let rows = weight.shape(self.spec).0;
+                let (rows, cols) = weight.shape(self.spec);
                 let bound = Bound {
                     tensor: tensor.clone(),
                     block_type,

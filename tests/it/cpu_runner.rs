@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use micota::convert::{GgufOptions, OutType, to_gguf};
-use micota::engine::backends::cpu::{
-    ComputeType, CpuDemand, CpuOptions, CpuRunner, KvType, Quantize,
-};
-use micota::engine::{ModelRunner, StepInput, StepSequence};
+use micota::engine::backends::cpu::{ComputeType, CpuOptions, CpuRunner, KvType, Quantize};
+use micota::engine::{MemoryDemand, ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::kernels::cpu::Isa;
 use micota::model::Model;
@@ -243,7 +241,7 @@ fn memory_is_what_was_announced() {
                 ..options()
             };
             let runner = CpuRunner::load(&model, &options).unwrap();
-            let demand = CpuDemand::of(&model, compute_type, quantize, kv_type, 32);
+            let demand = MemoryDemand::on_cpu(&model, compute_type, quantize, kv_type, 32);
             assert_eq!(runner.weight_bytes(), demand.weight_bytes);
             assert_eq!(runner.kv_bytes(), 64 * demand.block_bytes);
             let held: u64 = runner.storage().held.values().sum();

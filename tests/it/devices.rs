@@ -36,6 +36,14 @@ pub(crate) fn engine_devices() -> Vec<Device> {
     names.iter().map(|name| name.parse().unwrap()).collect()
 }
 
+/// The device of ggml's that is tested; none where `MICOTA_TEST_DEVICE` names our own executor.
+#[cfg(feature = "ggml")]
+pub(crate) fn ggml_device() -> Option<DeviceInfo> {
+    let devices = engine_devices();
+    let mut of_ggml = devices.iter().filter(|device| **device != Device::Cpu);
+    of_ggml.find_map(|device| device.find().unwrap().into_iter().next())
+}
+
 /// Every executor of [`engine_devices`], ours on every instruction set.
 pub(crate) fn test_devices() -> Vec<TestDevice> {
     executors(&Isa::available())

@@ -5,16 +5,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use micota::convert::{GgufOptions, OutType, to_gguf};
+#[cfg(feature = "ggml")]
+use micota::convert::{QuantisedType, quantise};
 use micota::engine::{ComputeType, StepInput, StepSequence};
 use micota::formats::Checkpoint;
+#[cfg(feature = "ggml")]
+use micota::formats::DType;
 use micota::model::{Model, reference_forward};
 use micota::random::CounterRng;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use crate::devices::{TestDevice, quick_devices, test_devices};
+#[cfg(feature = "ggml")]
+use crate::quantising::options;
 use crate::random_model::{RandomModel, small_config};
 use crate::shared::shared;
+#[cfg(feature = "ggml")]
+use crate::synthetic_gguf::Sizes;
 
 const BLOCK_SIZE: usize = 16;
 
@@ -317,5 +325,65 @@ fn stored_types_agree_with_the_reference_decoder() {
                 "{name} {out_type:?} on {device}: {largest}, rms {rms} of {spread}"
             );
         }
+    }
+}
+
+/// A random model in every type of GGUF's that we read, made by the quantiser that the files'
+/// makers use.
+#[cfg(feature = "ggml")]
+#[test]
+fn every_stored_type_agrees_with_the_reference_decoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f32.gguf");
+    Sizes::small("llama").write_random(&source, DType::F32, 7);
+    let source = Checkpoint::open(&source).unwrap();
+    // The smallest sizes of the k-quants, pure: one type for all matrices.
+    let types = [
+        QuantisedType::F32,
+        QuantisedType::F16,
+        QuantisedType::BF16,
+        QuantisedType::Q4_0,
+        QuantisedType::Q4_1,
+        QuantisedType::Q5_0,
+        QuantisedType::Q5_1,
+        QuantisedType::Q8_0,
+        QuantisedType::Q2_K,
+        QuantisedType::Q3_K_S,
+        QuantisedType::Q4_K_S,
+        QuantisedType::Q5_K_S,
+        QuantisedType::Q6_K,
+    ];
+    for file_type in types {
+        let mut options = options(folder.path().join("out.gguf"), file_type);
+        options.types.pure = true;
+        let out = quantise(&source, &options, &|_| {}).unwrap();
+        assert!(out.tensors.len() > 10, "{file_type}");
+        let checkpoint = Checkpoint::open(&options.out).unwrap();
+        let model = Arc::new(Model::from_checkpoint(Arc::new(checkpoint)).unwrap());
+        let stored = model.stored_bytes();
+        assert!(stored.len() <= 2, "vectors and {file_type}: {stored:?}");
+        let sequences: Vec<Vec<u32>> = [70u32, 33]
+            .map(|len| (0..len).map(|i| i * 11 % 40).collect())
+            .to_vec();
+        let expected: Vec<f32> = sequences
+            .iter()
+            .flat_map(|sequence| reference_forward(&model, sequence, 256).logits)
+            .collect();
+        let spread = differences(&expected, &vec![0.0; expected.len()]).1;
+        for device in quick_devices() {
+            // Blocks are multiplied with activations in 8 bits, and floats with their own kind.
+            for (compute_type, tolerance) in [
+                (ComputeType::F32, 1e-5 * device.slack()),
+                (ComputeType::Bf16, 0.03),
+            ] {
+                let found = run_mixed(&model, compute_type, &device, &sequences).concat();
+                let (largest, rms) = differences(&found, &expected);
+                assert!(
+                    rms <= tolerance * spread,
+                    "{file_type} in {compute_type} on {device}: {largest}, rms {rms} of {spread}"
+                );
+            }
+        }
+        std::fs::remove_file(&options.out).unwrap();
     }
 }

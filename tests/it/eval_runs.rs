@@ -8,6 +8,8 @@ use std::time::Duration;
 use micota::random::CounterRng;
 use serde_json::{Map, Value, json};
 
+use crate::devices::engine_devices;
+
 /// `micota eval` in the repository's root, where the demo model and its task lie.
 pub(crate) fn micota_eval(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
@@ -397,4 +399,34 @@ fn two_runs_are_compared_document_by_document() {
     assert_eq!(nothing.status.code(), Some(2));
     let several = compare(folder.path(), &full, &[]);
     assert_eq!(several.status.code(), Some(2), "{}", stderr(&several));
+}
+
+/// In single precision, executors part only where two tokens are tied.
+#[test]
+fn every_device_gives_the_same_answers_and_says_what_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = |device: &str| -> Vec<Value> {
+        let out = folder.path().join(device.replace(':', "-"));
+        let flags = ["--model", "demo/model", "--tasks", "demo-arith"];
+        let mut command = micota_eval(&flags);
+        command.args(["--apply_chat_template", "--log_samples", "--limit", "60"]);
+        command.args(["--threads", "1", "--dtype", "f32", "--device", device]);
+        finish(command.arg("--output_path").arg(&out));
+        let results: Value = serde_json::from_str(&results(&out)).unwrap();
+        let manifest = &results["micota"]["manifest"];
+        assert_eq!(manifest["batch_invariant"], device == "cpu", "{device}");
+        let text = std::fs::read_to_string(file(&out, "samples_")).unwrap();
+        let samples = text.lines().map(|line| -> Value {
+            let sample: Value = serde_json::from_str(line).unwrap();
+            sample["resps"].clone()
+        });
+        samples.collect()
+    };
+    let expected = answers("cpu");
+    assert_eq!(expected.len(), 60);
+    for device in engine_devices() {
+        let found = answers(&device.to_string());
+        let same = found.iter().zip(&expected).filter(|(a, b)| a == b).count();
+        assert!(found.len() == 60 && same >= 58, "{device}: {same} of 60");
+    }
 }

@@ -1,10 +1,12 @@
 //! What `micota plan` computes: memory that adds up, and rates that follow from the limits.
 
+use std::process::Command;
+
 use micota::engine::{ComputeType, DeviceKind, DeviceLimit, Forecast, Plan, forecast};
 use micota::model::Model;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::random_model::{RandomModel, small_config};
+use crate::random_model::{FAMILIES, RandomModel, small_config};
 
 const PLAN: Plan = Plan {
     compute_type: ComputeType::Bf16,
@@ -80,4 +82,31 @@ fn a_device_that_holds_fewer_sequences_runs_fewer() {
         roomy.seconds(&PLAN, 10, 0.5).unwrap(),
     );
     assert!((half / full - 2.0).abs() < 1e-9);
+}
+
+/// `micota plan` of a folder for a device by name, without what names the folder.
+fn planned(folder: &std::path::Path) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_micota"));
+    let output = command.arg("plan").arg(folder);
+    let output = output.args(["--gpu", "h100", "--json"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let mut plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    plan.as_object_mut().unwrap().remove("model");
+    plan
+}
+
+#[test]
+fn a_configuration_without_weights_is_planned_like_the_whole_model() {
+    for (family, _) in FAMILIES {
+        for tied in [true, false] {
+            let config = small_config(family, &json!({"tie_word_embeddings": tied}));
+            let folder = tempfile::tempdir().unwrap();
+            RandomModel::new(config, 3).write(folder.path());
+            let whole = planned(folder.path());
+            assert!(whole["weight_bytes"].as_u64().unwrap() > 0, "{family}");
+            std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+            assert_eq!(planned(folder.path()), whole, "{family}, tied: {tied}");
+        }
+    }
 }

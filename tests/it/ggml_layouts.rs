@@ -8,19 +8,12 @@ use micota::engine::{ComputeType, Device, DeviceKind, ModelRunner, StepInput, St
 use micota::model::Model;
 use serde_json::json;
 
-use crate::devices::engine_devices;
+use crate::devices::ggml_device as device;
 use crate::random_model::{FAMILIES, RandomModel, small_config};
 
 const BLOCK_SIZE: usize = 16;
 /// Twice what one sequence is compared with, so that sequences can be read in place.
 const NUM_BLOCKS: usize = 48;
-
-/// The device of ggml's that is tested; none where `MICOTA_TEST_DEVICE` names our own executor.
-fn device() -> Option<DeviceInfo> {
-    let devices = engine_devices();
-    let mut of_ggml = devices.iter().filter(|device| **device != Device::Cpu);
-    of_ggml.find_map(|device| device.find().unwrap().into_iter().next())
-}
 
 fn load(model: &Arc<Model>, devices: Vec<DeviceInfo>, compute_type: ComputeType) -> GgmlRunner {
     let options = GgmlOptions {

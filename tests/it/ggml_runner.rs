@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use micota::engine::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner};
-use micota::engine::{ComputeType, Device, DeviceDemand, ModelRunner, StepInput, StepSequence};
+use micota::engine::{ComputeType, MemoryDemand, ModelRunner, StepInput, StepSequence};
 use micota::formats::Checkpoint;
 use micota::model::Model;
 
-use crate::devices::engine_devices;
+use crate::devices::ggml_device as device;
 use crate::shared::shared;
 
 const MAX_MODEL_LEN: usize = 512;
@@ -20,13 +20,6 @@ fn tiny(name: &str) -> Option<Arc<Model>> {
     Some(Arc::new(
         Model::from_checkpoint(Arc::new(checkpoint)).unwrap(),
     ))
-}
-
-/// The device of ggml's that is tested; none where `MICOTA_TEST_DEVICE` names our own executor.
-fn device() -> Option<DeviceInfo> {
-    let devices = engine_devices();
-    let mut of_ggml = devices.iter().filter(|device| **device != Device::Cpu);
-    of_ggml.find_map(|device| device.find().unwrap().into_iter().next())
 }
 
 fn options(device: &DeviceInfo) -> GgmlOptions {
@@ -74,7 +67,8 @@ fn memory_is_what_was_announced() {
                 ..options(&device)
             };
             let runner = GgmlRunner::load(&model, &options).unwrap();
-            let demand = DeviceDemand::of(&model, device.kind, compute_type, 16, MAX_MODEL_LEN);
+            let demand =
+                MemoryDemand::on_device(&model, device.kind, compute_type, 16, MAX_MODEL_LEN);
             // Norms, biases and rotary tables are not worth announcing.
             let weights = demand.weight_bytes as f64;
             let found = runner.weight_bytes() as f64;

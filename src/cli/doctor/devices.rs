@@ -38,7 +38,19 @@ impl Devices {
             let how = "none in this build: build with --features cuda, vulkan or metal";
             lines.push(("gpus", how.to_owned()));
         }
+        for part in self.built_for.iter().filter(|part| !self.has(part)) {
+            let what = format!(
+                "this build can use {part}, and no such device is found: is its driver there?"
+            );
+            lines.push(("gpus", what));
+        }
         lines
+    }
+
+    /// Whether a device that this part of ggml drives was found.
+    fn has(&self, part: &str) -> bool {
+        let of_part = |found: &Found| found.name.split(':').next() == Some(part);
+        self.found.iter().any(of_part)
     }
 }
 
@@ -72,5 +84,32 @@ impl Found {
             human_bytes(self.total_bytes)
         );
         ("device", format!("{}: {memory}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_without_a_device_is_named() {
+        let found = |name: &str| Found {
+            name: name.to_owned(),
+            description: "a maker's name".to_owned(),
+            free_bytes: 1 << 30,
+            total_bytes: 2 << 30,
+        };
+        let lines = |built_for: &[&'static str], names: &[&str]| -> Vec<String> {
+            let devices = Devices {
+                built_for: built_for.to_vec(),
+                found: names.iter().copied().map(found).collect(),
+            };
+            devices.lines().into_iter().map(|(_, line)| line).collect()
+        };
+        assert!(lines(&[], &["ggml-cpu"])[1].starts_with("none in this build"));
+        let some = lines(&["cuda", "vulkan"], &["cuda:0", "ggml-cpu"]);
+        assert_eq!(some.len(), 3);
+        assert_eq!(some[0], "cuda:0: a maker's name, 1.0 GiB of 2.0 GiB free");
+        assert!(some[2].starts_with("this build can use vulkan, and no such device is found"));
     }
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cli::quantities::{grouped, human_bytes};
-use crate::engine::backends::cpu::CpuDemand;
-use crate::engine::{ComputeType, EngineOptions, plan};
+use crate::engine::{ComputeType, EngineOptions, MemoryDemand, plan};
 use crate::kernels::cpu::KvShape;
 use crate::model::Model;
 
@@ -126,7 +125,7 @@ impl Compute {
             compute_type,
             ..options.clone()
         };
-        let demand = CpuDemand::of(
+        let demand = MemoryDemand::on_cpu(
             model,
             compute_type,
             options.quantize,

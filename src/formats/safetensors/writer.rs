@@ -161,6 +161,15 @@ impl SafetensorsWriter {
         for (_, file) in &self.shards {
             file.check_complete()?;
         }
+        self.finish_with_holes()
+    }
+
+    /// As [`SafetensorsWriter::finish`], where what was not written is zeros: a checkpoint's shape
+    /// without its contents, which takes no room on the disk.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn finish_with_holes(self) -> Result<Vec<PathBuf>, FormatError> {
         let index = (self.shards.len() > 1).then(|| self.index());
         let mut paths = Vec::new();
         for (_, file) in self.shards {

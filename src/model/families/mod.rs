@@ -66,9 +66,16 @@ pub(super) fn describe(
 /// # Errors
 /// The architecture is not supported, or a value makes no sense.
 pub fn spec_from_config(config: &serde_json::Value) -> Result<DecoderSpec, ModelError> {
-    let (spec, _) = describe_json(&JsonConfig::new(config)?)?;
+    spec_and_names(config).map(|(spec, _)| spec)
+}
+
+/// As [`spec_from_config`], with the names of the tensors.
+pub(super) fn spec_and_names(
+    config: &serde_json::Value,
+) -> Result<(DecoderSpec, &'static TensorNames), ModelError> {
+    let (spec, names) = describe_json(&JsonConfig::new(config)?)?;
     spec.validate()?;
-    Ok(spec)
+    Ok((spec, names))
 }
 
 fn describe_json(

@@ -1,25 +1,15 @@
-//! Memory that a model will take, known before any of it is taken.
+//! Memory that a model will take of our own kernels.
 
+use crate::engine::MemoryDemand;
 use crate::kernels::cpu::{Bf16, F32, KvShape, Operand};
 use crate::model::{DecoderSpec, Model};
 
 use super::storage::Storage;
 use super::{ComputeType, KvType, Quantize};
 
-/// Bytes for one model, type and block size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuDemand {
-    /// Packed weights.
-    pub weight_bytes: u64,
-    /// Buffers of one row of a step, logits included.
-    pub row_bytes: u64,
-    /// One KV block over all layers.
-    pub block_bytes: u64,
-}
-
-impl CpuDemand {
-    /// What `model` takes.
-    pub fn of(
+impl MemoryDemand {
+    /// What `model` takes of our own kernels, its weights packed.
+    pub fn on_cpu(
         model: &Model,
         compute_type: ComputeType,
         quantize: Quantize,

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::engine::RunnerError;
 use crate::engine::sizing::StepCosts;
+use crate::engine::{MemoryDemand, RunnerError};
 use crate::kernels::cpu::{
     Bf16, Cpu, F32, IntFormat, Rows, fill_rows, peak_flops, peak_int_ops, read_bandwidth,
 };
@@ -11,7 +11,7 @@ use crate::model::Model;
 
 use super::measure::{Workload, step_flops};
 use super::storage::Storage;
-use super::{ComputeType, CpuDemand, CpuOptions, failure};
+use super::{ComputeType, CpuOptions, failure};
 
 /// Shares of the peak, in vector registers and in matrix tiles.
 const FLOAT_SHARE: f64 = 0.85;
@@ -113,7 +113,7 @@ pub(in crate::engine) fn step_costs(
 ) -> Result<Option<(MachineLimit, StepCosts)>, RunnerError> {
     let compute_type = options.compute_type;
     let (quantize, kv_type) = (options.quantize, options.kv_type);
-    let demand = CpuDemand::of(model, compute_type, quantize, kv_type, options.block_size);
+    let demand = MemoryDemand::on_cpu(model, compute_type, quantize, kv_type, options.block_size);
     if demand.weight_bytes < CACHED_WEIGHT_BYTES {
         return Ok(None);
     }

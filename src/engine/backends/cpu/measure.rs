@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{ModelRunner, RunnerError, StepInput, StepSequence};
+use crate::engine::{MemoryDemand, ModelRunner, RunnerError, StepInput, StepSequence};
 use crate::model::{DecoderSpec, Model};
 
-use super::{CpuDemand, CpuOptions, CpuRunner, MachineLimit, failure};
+use super::{CpuOptions, CpuRunner, MachineLimit, failure};
 
 /// A step to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn measure(
 ) -> Result<Measurement, RunnerError> {
     let input = step_input(runner, workload)?;
     let step_time = step_time(runner, &input)?;
-    let demand = CpuDemand::of(
+    let demand = MemoryDemand::on_cpu(
         model,
         options.compute_type,
         options.quantize,

@@ -22,7 +22,6 @@ use crate::kernels::cpu::{Bf16, Cpu, F32, Isa, KvShape};
 use crate::model::Model;
 
 use decoder::Decoder;
-pub use demand::CpuDemand;
 pub use kv_type::KvType;
 pub use limit::MachineLimit;
 pub(in crate::engine) use limit::step_costs;

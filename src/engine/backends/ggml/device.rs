@@ -2,11 +2,12 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::Once;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
 use super::tensor::Tensor;
+use crate::engine::available_bytes;
 use crate::engine::device::DeviceKind;
 
 /// One device of ggml's registry.
@@ -22,7 +23,7 @@ pub struct DeviceInfo {
     pub index: usize,
     /// What it is.
     pub kind: DeviceKind,
-    /// Bytes free now, as the driver says.
+    /// Bytes free now, as the driver says, or the system of the processor's.
     pub free_bytes: u64,
     /// Bytes altogether.
     pub total_bytes: u64,
@@ -99,6 +100,17 @@ pub fn devices() -> Vec<DeviceInfo> {
             sys::ggml_backend_dev_memory(device, &mut free, &mut total);
             sys::ggml_backend_dev_type(device)
         };
+        let kind = match kind {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU => {
+                DeviceKind::Gpu
+            }
+            _ => DeviceKind::Other,
+        };
+        // ggml calls all of the processor's memory free.
+        if kind == DeviceKind::Cpu {
+            free = available_bytes().map_or(free, |bytes| free.min(bytes as usize));
+        }
         infos.push(DeviceInfo {
             // SAFETY: as above.
             name: text(unsafe { sys::ggml_backend_dev_name(device) }),
@@ -106,13 +118,7 @@ pub fn devices() -> Vec<DeviceInfo> {
             description: text(unsafe { sys::ggml_backend_dev_description(device) }),
             backend,
             index,
-            kind: match kind {
-                sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
-                sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU => {
-                    DeviceKind::Gpu
-                }
-                _ => DeviceKind::Other,
-            },
+            kind,
             free_bytes: free as u64,
             total_bytes: total as u64,
         });
@@ -130,6 +136,13 @@ pub(super) fn raw_device(wanted: &DeviceInfo) -> Option<sys::ggml_backend_dev_t>
         .find(|device| name(device) == wanted.name)
 }
 
+/// Held while a device is opened: ggml's Vulkan part makes a device's first handle without a lock,
+/// and another thread would find half of one.
+pub(super) fn opening() -> MutexGuard<'static, ()> {
+    static OPENING: Mutex<()> = Mutex::new(());
+    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An open device: what computes graphs and owns memory.
 pub(super) struct Backend {
     raw: NonNull<sys::ggml_backend>,
@@ -144,8 +157,10 @@ impl Backend {
     /// ggml has no such device any more, or its driver refuses.
     pub(super) fn open(wanted: &DeviceInfo, threads: usize) -> Result<Self, String> {
         let device = raw_device(wanted).ok_or_else(|| format!("device {} is gone", wanted.name))?;
+        let one_at_a_time = opening();
         // SAFETY: the device comes from the registry; no parameters means its defaults.
         let raw = unsafe { sys::ggml_backend_dev_init(device, std::ptr::null()) };
+        drop(one_at_a_time);
         let raw = NonNull::new(raw)
             .ok_or_else(|| format!("the driver of {} cannot open it", wanted.name))?;
         let backend = Self {

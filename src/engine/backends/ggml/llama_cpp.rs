@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::batch::{Bounds, check};
-use super::device::{DeviceInfo, quiet, raw_device};
+use super::device::{DeviceInfo, opening, quiet, raw_device};
 use crate::engine::device::DeviceKind;
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 
@@ -174,6 +174,7 @@ fn load_weights(path: &Path, devices: &[DeviceInfo]) -> Result<Weights, RunnerEr
     let has_gpu = !devices.is_empty();
     // The list's end; without a device before it, everything stays on the processor.
     devices.push(std::ptr::null_mut());
+    let one_at_a_time = opening();
     // SAFETY: starting twice is harmless; the defaults are plain values; the list of devices and
     // the path live until the call returns.
     let raw = unsafe {
@@ -183,6 +184,7 @@ fn load_weights(path: &Path, devices: &[DeviceInfo]) -> Result<Weights, RunnerEr
         params.n_gpu_layers = if has_gpu { i32::MAX } else { 0 };
         sys::llama_model_load_from_file(file.as_ptr().cast::<c_char>(), params)
     };
+    drop(one_at_a_time);
     let raw = NonNull::new(raw).ok_or_else(|| {
         failure(format!(
             "{} cannot be loaded: llama.cpp does not know its architecture, or the device lacks \

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::RunnerError;
 use crate::engine::backends::cpu::ComputeType;
+use crate::engine::demand::kv_type;
 use crate::engine::device::DeviceKind;
-use crate::engine::device_demand::kv_type;
 use crate::model::Model;
 
 use super::batch::{Batch, GroupShape, Shape, bucket, bucket_positions};

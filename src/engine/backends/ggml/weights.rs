@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::engine::backends::cpu::ComputeType;
-use crate::engine::device_demand::held_as;
+use crate::engine::demand::held_as;
 use crate::kernels::quant::{BlockType, half_floats};
 use crate::model::{LayerWeight, Model, Rope, Weight, WeightId};
 

@@ -1,5 +1,6 @@
-//! Memory that a model will take on a device of ggml's, known before any of it is taken. The
-//! executor allocates by it, and a forecast for a device that is elsewhere reads it.
+//! Memory that a model will take, known before any of it is taken: the form, and what it is on a
+//! device of ggml's. (What our own kernels take is said beside them, in `backends/cpu/demand.rs`.)
+//! The executors allocate by it, and a forecast for a device that is elsewhere reads it.
 
 use std::ops::Range;
 
@@ -8,9 +9,9 @@ use super::device::DeviceKind;
 use crate::kernels::quant::BlockType;
 use crate::model::{DecoderSpec, Model, WeightId};
 
-/// Bytes for one model, device and block size.
+/// Bytes for one model, place and block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceDemand {
+pub struct MemoryDemand {
     /// Weights, the embedding excepted where the head is another matrix: its rows are read from
     /// the checkpoint.
     pub weight_bytes: u64,
@@ -20,9 +21,21 @@ pub struct DeviceDemand {
     pub block_bytes: u64,
 }
 
-impl DeviceDemand {
-    /// What `model` takes, with sequences of up to `max_model_len` tokens.
-    pub fn of(
+impl std::ops::Add for MemoryDemand {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            row_bytes: self.row_bytes + other.row_bytes,
+            block_bytes: self.block_bytes + other.block_bytes,
+        }
+    }
+}
+
+impl MemoryDemand {
+    /// What `model` takes on a device of ggml's, with sequences of up to `max_model_len` tokens.
+    pub fn on_device(
         model: &Model,
         kind: DeviceKind,
         compute_type: ComputeType,
