@@ -1,8 +1,9 @@
 //! What a device and a compute type cost in accuracy: logits of given text, teacher-forced, against
 //! those of the CPU executor in single precision.
 //!
-//! `cargo bench --bench agreement -- MODEL TEXT [DEVICE/DTYPE ...]` takes documents with empty lines
-//! between them. Without names it compares `cpu/bf16` and ggml's processor in every form.
+//! `cargo bench --bench agreement -- MODEL TEXT [DEVICE/DTYPE[/QUANTIZE] ...]` takes documents with
+//! empty lines between them, for example `cpu/bf16/int8`. Without names it compares `cpu/bf16` and
+//! ggml's processor in every form.
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports")]
 #![allow(
@@ -37,10 +38,10 @@ struct Contestant {
     loss: f64,
 }
 
-fn cpu(model: &Arc<Model>, compute_type: ComputeType) -> Box<dyn ModelRunner> {
+fn cpu(model: &Arc<Model>, compute_type: ComputeType, quantize: Quantize) -> Box<dyn ModelRunner> {
     let options = CpuOptions {
         compute_type,
-        quantize: Quantize::Auto,
+        quantize,
         kv_type: KvType::Auto,
         threads: std::thread::available_parallelism().unwrap().get(),
         isa: Isa::detect(),
@@ -74,10 +75,12 @@ fn on_ggml(
 
 /// The executors that `name` means: ggml's once for each form of attention.
 fn contestants(model: &Arc<Model>, name: &str) -> Vec<Contestant> {
-    let (device, compute_type) = name.split_once('/').expect("a name is DEVICE/DTYPE");
+    let (device, rest) = name.split_once('/').expect("a name is DEVICE/DTYPE");
+    let (compute_type, quantize) = rest.split_once('/').unwrap_or((rest, "auto"));
     let compute_type: ComputeType = compute_type.parse().unwrap();
+    let quantize: Quantize = quantize.parse().unwrap();
     let runners: Vec<(String, Box<dyn ModelRunner>)> = match device.parse().unwrap() {
-        Device::Cpu => vec![(name.to_owned(), cpu(model, compute_type))],
+        Device::Cpu => vec![(name.to_owned(), cpu(model, compute_type, quantize))],
         #[cfg(feature = "ggml")]
         device => [AttentionPath::Flash, AttentionPath::Plain]
             .map(|attention| {
@@ -150,7 +153,9 @@ fn main() {
         .filter(|a| a != "--bench")
         .collect();
     let [model, text, names @ ..] = args.as_slice() else {
-        println!("SKIPPED: cargo bench --bench agreement -- MODEL TEXT [DEVICE/DTYPE ...]");
+        println!(
+            "SKIPPED: cargo bench --bench agreement -- MODEL TEXT [DEVICE/DTYPE[/QUANTIZE] ...]"
+        );
         return;
     };
     let default = ["cpu/bf16", "ggml-cpu/f32", "ggml-cpu/bf16"].map(str::to_owned);
@@ -162,7 +167,7 @@ fn main() {
     let checkpoint = Arc::new(Checkpoint::open(Path::new(model)).unwrap());
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
     let model = Arc::new(Model::from_checkpoint(checkpoint).unwrap());
-    let mut reference = cpu(&model, ComputeType::F32);
+    let mut reference = cpu(&model, ComputeType::F32, Quantize::Auto);
     let mut contestants: Vec<Contestant> = names
         .iter()
         .flat_map(|name| contestants(&model, name))
