@@ -251,7 +251,7 @@ mod tests {
             let equations = problem
                 .steps
                 .iter()
-                .flat_map(|step| step.split_inclusive(". "));
+                .flat_map(|step| step.split(". "));
             let last = equations.map(value).last().unwrap();
             assert_eq!(last, problem.answer);
             assert!(problem.answer > 0 && problem.answer < MAX_VALUE);
