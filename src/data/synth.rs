@@ -248,10 +248,7 @@ mod tests {
         for index in 0..2000 {
             let problem = problem(7, index, 1 + index as usize % MAX_LEVEL);
             assert_eq!(problem.steps.len(), problem.level);
-            let equations = problem
-                .steps
-                .iter()
-                .flat_map(|step| step.split(". "));
+            let equations = problem.steps.iter().flat_map(|step| step.split(". "));
             let last = equations.map(value).last().unwrap();
             assert_eq!(last, problem.answer);
             assert!(problem.answer > 0 && problem.answer < MAX_VALUE);
