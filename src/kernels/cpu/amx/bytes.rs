@@ -33,7 +33,7 @@ impl ByteSums {
 
     /// The sums of a group and those that follow.
     #[inline(always)]
-    pub(in crate::cpu) fn from_group(&mut self, group: usize) -> &mut [GroupSums] {
+    pub(in crate::cpu) fn starting_at(&mut self, group: usize) -> &mut [GroupSums] {
         &mut self.0[group..]
     }
 }

@@ -105,7 +105,7 @@ impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
             ];
             assert!(words.end <= stride && count > 0 && steps > 0);
             let from = all[words.start..].as_ptr();
-            let sums = self.sums.from_group(first_group);
+            let sums = self.sums.starting_at(first_group);
             // SAFETY: each panel has a line for each of these words, each row has them; the groups
             // are no more than there are sums of. The tiles are the latest, with steps of `W` words.
             unsafe { tiles.multiply_bytes::<W>(panels, (from, stride), count, steps, sums) };
