@@ -2,7 +2,7 @@
 //! the file that an earlier run kept. Cutting, masking and packing come after, so changing them
 //! tokenises nothing again.
 //!
-//! A file holds, after [`MAGIC`], the key of what it was made from, a SHA-256 of all that follows,
+//! A file holds, after `MAGIC`, the key of what it was made from, a SHA-256 of all that follows,
 //! the number of rows, the place where each row ends, and the rows as 32-bit words, little-endian:
 //! number of turns, lengths of each turn's source and answer, tokens. A row that cannot be trained
 //! on has no words.
