@@ -34,6 +34,7 @@ mod probe;
 mod rotary;
 pub(crate) mod simd;
 mod sink;
+pub(crate) mod square;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -14,7 +14,7 @@ use crate::cpu::activation::exp;
 use crate::cpu::disjoint::Disjoint;
 use crate::cpu::isa::Isa;
 use crate::cpu::line::{F32, Line};
-use crate::cpu::matmul::{Block, Matrix, Start, load, pack_panel, store};
+use crate::cpu::matmul::{Block, Matrix, Start, pack_panel};
 use crate::cpu::simd::{Kernel, LANES, Simd};
 use crate::grad::turn::Turn;
 
@@ -120,7 +120,7 @@ pub fn forward(shape: &Shape, saved: &Saved<'_>, out: &mut [f32], normalisers: &
             let normalisers = unsafe { normalisers.range(task.normalisers(head, &block)) };
             for (index, normaliser) in normalisers.iter_mut().enumerate() {
                 *normaliser = task.isa.run_elementwise(Softmax {
-                    row: &mut scratch.scores[index * task.stride..][block.keys.clone()],
+                    row: &mut scratch.scores[index * task.stride..][block.lines()],
                     visible: task.visible(block.rows.start + index, &block),
                     scale: shape.scale,
                 });
@@ -172,8 +172,8 @@ pub fn backward(
             for (index, normaliser) in normalisers.iter().enumerate() {
                 let row = index * task.stride;
                 task.isa.run_elementwise(SoftmaxBackward {
-                    row: &mut scratch.scores[row..][block.keys.clone()],
-                    gradient: &mut scratch.dscores[row..][block.keys.clone()],
+                    row: &mut scratch.scores[row..][block.lines()],
+                    gradient: &mut scratch.dscores[row..][block.lines()],
                     visible: task.visible(block.rows.start + index, &block),
                     scale: shape.scale,
                     normaliser: *normaliser,
@@ -247,6 +247,13 @@ struct Task<'a> {
 struct Rows {
     rows: Range<usize>,
     keys: Range<usize>,
+}
+
+impl Rows {
+    /// The keys in whole lines of scores.
+    fn lines(&self) -> Range<usize> {
+        self.keys.start..self.keys.end.next_multiple_of(LANES)
+    }
 }
 
 impl Task<'_> {
@@ -426,20 +433,37 @@ impl Task<'_> {
     }
 }
 
-/// Up to sixteen values; missing lanes are minus infinity.
+/// What is added to the scores of a line: nothing where a row sees the key, and minus infinity where
+/// it does not.
 #[inline(always)]
-fn load_scores<S: Simd>(simd: S, from: &[f32]) -> S::F32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    match from.first_chunk() {
-        Some(from) => simd.load(from),
-        None => {
-            lanes[..from.len()].copy_from_slice(from);
-            simd.load(&lanes)
-        }
-    }
+fn hidden<S: Simd>(simd: S, line: usize, visible: &Range<usize>) -> S::F32 {
+    const NOTHING: f32 = 0.0;
+    const HIDDEN: f32 = f32::NEG_INFINITY;
+    const BEFORE: [[f32; LANES]; 2] = [[HIDDEN; LANES], [NOTHING; LANES]];
+    const AFTER: [[f32; LANES]; 2] = [[NOTHING; LANES], [HIDDEN; LANES]];
+    let lane = |key: usize| LANES - key.saturating_sub(line * LANES).min(LANES);
+    let part = |of: &[f32], lane: usize| {
+        let part = of[lane..].first_chunk();
+        simd.load(part.expect("sixteen lanes of two lines"))
+    };
+    simd.add(
+        part(BEFORE.as_flattened(), lane(visible.start)),
+        part(AFTER.as_flattened(), lane(visible.end)),
+    )
 }
 
-/// Scores of a row to probabilities; the normaliser is returned. What the row does not see is zero.
+/// The lines of a row of which it sees something; all others are made zero.
+#[inline(always)]
+fn seen_lines<'a>(row: &'a mut [f32], visible: &Range<usize>) -> &'a mut [[f32; LANES]] {
+    let (lines, _) = row.as_chunks_mut::<LANES>();
+    let seen = visible.start / LANES..visible.end.div_ceil(LANES);
+    lines[..seen.start].fill([0.0; LANES]);
+    lines[seen.end..].fill([0.0; LANES]);
+    &mut lines[seen]
+}
+
+/// Scores of a row, in whole lines, to probabilities; the normaliser is returned. What the row does not
+/// see is zero.
 struct Softmax<'a> {
     row: &'a mut [f32],
     visible: Range<usize>,
@@ -456,36 +480,36 @@ impl Kernel for Softmax<'_> {
             visible,
             scale,
         } = self;
-        row[..visible.start].fill(0.0);
-        row[visible.end..].fill(0.0);
-        let row = &mut row[visible];
-        if row.is_empty() {
+        let lines = seen_lines(row, &visible);
+        if visible.is_empty() {
             return 0.0;
         }
+        let first = visible.start / LANES;
         let factor = simd.splat(scale);
         let mut most = simd.splat(f32::NEG_INFINITY);
-        for part in row.chunks(LANES) {
-            most = simd.max(simd.mul(load_scores(simd, part), factor), most);
+        for (index, line) in (first..).zip(&*lines) {
+            let hidden = hidden(simd, index, &visible);
+            most = simd.max(simd.mul_add(simd.load(line), factor, hidden), most);
         }
         let max = simd.max_lane(most);
         let shift = simd.splat(-max);
         let mut sums = simd.splat(0.0);
-        for part in row.chunks_mut(LANES) {
-            let shifted = simd.mul_add(load_scores(simd, part), factor, shift);
-            let value = exp(simd, shifted);
+        for (index, line) in (first..).zip(&mut *lines) {
+            let shifted = simd.mul_add(simd.load(line), factor, shift);
+            let value = exp(simd, simd.add(shifted, hidden(simd, index, &visible)));
             sums = simd.add(sums, value);
-            store(simd, value, part);
+            simd.store(value, line);
         }
         let sum = simd.sum(sums);
         let inverse = simd.splat(1.0 / sum);
-        for part in row.chunks_mut(LANES) {
-            store(simd, simd.mul(load(simd, part), inverse), part);
+        for line in lines {
+            simd.store(simd.mul(simd.load(line), inverse), line);
         }
         max + sum.ln()
     }
 }
 
-/// Scores of a row to probabilities, and the gradient of those to that of the scores.
+/// Scores of a row, in whole lines, to probabilities, and the gradient of those to that of the scores.
 struct SoftmaxBackward<'a> {
     row: &'a mut [f32],
     gradient: &'a mut [f32],
@@ -499,29 +523,33 @@ impl Kernel for SoftmaxBackward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for values in [&mut *self.row, &mut *self.gradient] {
-            values[..self.visible.start].fill(0.0);
-            values[self.visible.end..].fill(0.0);
-        }
-        let row = &mut self.row[self.visible.clone()];
-        let gradient = &mut self.gradient[self.visible];
-        let factor = simd.splat(self.scale);
-        let shift = simd.splat(-self.normaliser);
+        let Self {
+            row,
+            gradient,
+            visible,
+            scale,
+            normaliser,
+        } = self;
+        let lines = seen_lines(row, &visible);
+        let gradients = seen_lines(gradient, &visible);
+        let first = visible.start / LANES;
+        let factor = simd.splat(scale);
+        let shift = simd.splat(-normaliser);
         // The probabilities' own sum is divided out of the products' sum, so that the row's
         // gradients sum to zero as closely as f32 allows: a bias on the keys sees little else.
         let (mut sum, mut products) = (simd.splat(0.0), simd.splat(0.0));
-        for (part, gradient) in row.chunks_mut(LANES).zip(gradient.chunks(LANES)) {
-            let shifted = simd.mul_add(load_scores(simd, part), factor, shift);
-            let probability = exp(simd, shifted);
+        for (index, (line, gradient)) in (first..).zip(lines.iter_mut().zip(&*gradients)) {
+            let shifted = simd.mul_add(simd.load(line), factor, shift);
+            let probability = exp(simd, simd.add(shifted, hidden(simd, index, &visible)));
             sum = simd.add(sum, probability);
-            products = simd.mul_add(probability, load(simd, gradient), products);
-            store(simd, probability, part);
+            products = simd.mul_add(probability, simd.load(gradient), products);
+            simd.store(probability, line);
         }
         let mean = simd.splat(simd.sum(products) / simd.sum(sum));
-        for (part, gradient) in row.chunks(LANES).zip(gradient.chunks_mut(LANES)) {
-            let centred = simd.sub(load(simd, gradient), mean);
-            let scaled = simd.mul(load(simd, part), factor);
-            store(simd, simd.mul(scaled, centred), gradient);
+        for (line, gradient) in lines.iter().zip(gradients) {
+            let centred = simd.sub(simd.load(gradient), mean);
+            let scaled = simd.mul(simd.load(line), factor);
+            simd.store(simd.mul(scaled, centred), gradient);
         }
     }
 }

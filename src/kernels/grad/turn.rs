@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::cpu::isa::Isa;
 use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::cpu::square::turned;
 
 /// Values from one row of a turned matrix to the next: room for `rows`, and an odd number of lines,
 /// since rows a power of two apart would compete for the same cache sets.
@@ -85,31 +86,6 @@ impl Kernel for Turn<'_> {
             }
         }
     }
-}
-
-/// A square turned, four by four, which compilers know how to do in registers.
-#[inline(always)]
-fn turned(square: &[[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
-    let mut turned = [[0.0; LANES]; LANES];
-    for row in (0..LANES).step_by(4) {
-        for column in (0..LANES).step_by(4) {
-            let part = |index: usize| {
-                let line = &square[row + index];
-                [
-                    line[column],
-                    line[column + 1],
-                    line[column + 2],
-                    line[column + 3],
-                ]
-            };
-            let [a, b, c, d] = [part(0), part(1), part(2), part(3)];
-            for index in 0..4 {
-                turned[column + index][row..row + 4]
-                    .copy_from_slice(&[a[index], b[index], c[index], d[index]]);
-            }
-        }
-    }
-    turned
 }
 
 #[cfg(test)]

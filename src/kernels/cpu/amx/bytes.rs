@@ -67,6 +67,8 @@ impl Tiles {
                     $($zero,)*
                     "mov {left}, {steps}",
                     "2:",
+                    ask_ahead!("panel0"),
+                    ask_ahead!("panel1"),
                     $($step,)*
                     "add {rows0}, {row_step}",
                     "add {panel0}, {panel_step}",

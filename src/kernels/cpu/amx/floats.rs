@@ -14,7 +14,7 @@ use super::{PANELS, ROWS, Tiles};
 
 /// Sums of up to [`ROWS`] rows and two panels, or one tile of rows and [`PANELS`].
 #[repr(align(64))]
-pub(in crate::cpu) struct Sums([[f32; LANES]; 2 * ROWS]);
+pub(in crate::cpu) struct Sums(pub(super) [[f32; LANES]; 2 * ROWS]);
 
 impl Sums {
     /// Zeros.
@@ -42,7 +42,7 @@ fn load_each<S: Simd, const P: usize>(simd: S, from: &[[f32; LANES]]) -> [S::F32
 impl Tiles {
     /// The products of `P` panels and the configured number of rows, of `words` words each, summed
     /// in order. `rows` is where the first one lies, and the words from one to the next.
-    /// `STREAMED` panels come from memory, one after the other.
+    /// `STREAMED` panels are long; the next lines of them are asked for ahead.
     ///
     /// # Safety
     /// No other [`Tiles`] was made on this thread since this one, and a step is [`LANES`] words. `P` is 1, 2 or, with at most
@@ -99,17 +99,6 @@ impl Tiles {
         let out = sums.0.as_mut_ptr();
         let lower = out.wrapping_add(self.upper * P);
 
-        // Asks for the sixteen lines that a panel's second next step takes: with few rows, memory is
-        // what a product waits for, and the CPU's own prefetching does not keep it busy.
-        macro_rules! ahead {
-            ($panel:literal) => {
-                ahead!($panel; 2048 2112 2176 2240 2304 2368 2432 2496 2560 2624 2688 2752 2816
-                    2880 2944 3008)
-            };
-            ($panel:literal; $($offset:literal)*) => {
-                concat!($("prefetcht0 [{", $panel, "} + ", $offset, "]\n"),*)
-            };
-        }
         // A step takes a line of each row and sixteen lines of each panel.
         macro_rules! product {
             ($($operand:ident = $value:expr),*; zero $($zero:literal)*; ahead $($ahead:literal)*;
@@ -118,13 +107,16 @@ impl Tiles {
                 asm!(
                     $($zero,)*
                     "2:",
-                    $(ahead!($ahead),)*
+                    ".if {streamed}",
+                    $(ask_ahead!($ahead),)*
+                    ".endif",
                     $($step,)*
                     $($advance,)*
                     "dec {steps}",
                     "jnz 2b",
                     $($store,)*
                     steps = inout(reg) steps => _,
+                    streamed = const STREAMED as usize,
                     stride = in(reg) stride,
                     line = in(reg) 64_usize,
                     out_stride = in(reg) 64 * P,
@@ -137,13 +129,79 @@ impl Tiles {
             };
         }
         let panel = |index: usize| panels[index];
-        macro_rules! four_panels {
-            ($($ahead:literal)*) => {
-                product!(
+        // SAFETY: the registers are configured for these rows as long as `self` is there. Loads
+        // touch what the caller promises: the rows of a tile are as many as the configuration says,
+        // each step 64 bytes of them and 1024 of each panel. Stores fill `P` lines of the sums for
+        // each row.
+        unsafe {
+            match (P, self.lower > 0) {
+                (1, false) => product!(
+                    rows0 = first, panel0 = panel(0);
+                    zero "tilezero tmm0";
+                    ahead "panel0";
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6";
+                    "add {rows0}, 64" "add {panel0}, 1024";
+                    store "tilestored [{out} + {out_stride}*1], tmm0"
+                ),
+                (1, true) => product!(
+                    rows0 = first, rows1 = second, panel0 = panel(0), lower = lower;
+                    zero "tilezero tmm0" "tilezero tmm2";
+                    ahead "panel0";
+                    step
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm5, [{rows1} + {stride}*1]"
+                    "tdpbf16ps tmm2, tmm5, tmm6";
+                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{lower} + {out_stride}*1], tmm2"
+                ),
+                (2, false) => product!(
+                    rows0 = first, panel0 = panel(0), panel1 = panel(1);
+                    zero "tilezero tmm0" "tilezero tmm1";
+                    ahead "panel0" "panel1";
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{panel1} + {line}*1]"
+                    "tdpbf16ps tmm1, tmm4, tmm7";
+                    "add {rows0}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
+                ),
+                (2, true) => product!(
+                    rows0 = first, rows1 = second, panel0 = panel(0), panel1 = panel(1),
+                    lower = lower;
+                    zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                    ahead "panel0" "panel1";
+                    step
+                    "tileloadd tmm4, [{rows0} + {stride}*1]"
+                    "tileloadd tmm6, [{panel0} + {line}*1]"
+                    "tileloadd tmm7, [{panel1} + {line}*1]"
+                    "tileloadd tmm5, [{rows1} + {stride}*1]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tdpbf16ps tmm1, tmm4, tmm7"
+                    "tdpbf16ps tmm2, tmm5, tmm6"
+                    "tdpbf16ps tmm3, tmm5, tmm7";
+                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
+                    store
+                    "tilestored [{out} + {out_stride}*1], tmm0"
+                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
+                    "tilestored [{lower} + {out_stride}*1], tmm2"
+                    "tilestored [{lower} + {out_stride}*1 + 64], tmm3"
+                ),
+                (PANELS, false) => product!(
                     rows0 = first, panel0 = panel(0), panel1 = panel(1), panel2 = panel(2),
                     panel3 = panel(3);
                     zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
-                    ahead $($ahead)*;
+                    ahead "panel0" "panel1" "panel2" "panel3";
                     step
                     "tileloadd tmm4, [{rows0} + {stride}*1]"
                     "tileloadd tmm5, [{panel0} + {line}*1]"
@@ -161,79 +219,7 @@ impl Tiles {
                     "tilestored [{out} + {out_stride}*1 + 64], tmm1"
                     "tilestored [{out} + {out_stride}*1 + 128], tmm2"
                     "tilestored [{out} + {out_stride}*1 + 192], tmm3"
-                )
-            };
-        }
-        // SAFETY: the registers are configured for these rows as long as `self` is there. Loads
-        // touch what the caller promises: the rows of a tile are as many as the configuration says,
-        // each step 64 bytes of them and 1024 of each panel. Stores fill `P` lines of the sums for
-        // each row.
-        unsafe {
-            match (P, self.lower > 0) {
-                (1, false) => product!(
-                    rows0 = first, panel0 = panel(0);
-                    zero "tilezero tmm0";
-                    ahead;
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6";
-                    "add {rows0}, 64" "add {panel0}, 1024";
-                    store "tilestored [{out} + {out_stride}*1], tmm0"
                 ),
-                (1, true) => product!(
-                    rows0 = first, rows1 = second, panel0 = panel(0), lower = lower;
-                    zero "tilezero tmm0" "tilezero tmm2";
-                    ahead;
-                    step
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm5, [{rows1} + {stride}*1]"
-                    "tdpbf16ps tmm2, tmm5, tmm6";
-                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{lower} + {out_stride}*1], tmm2"
-                ),
-                (2, false) => product!(
-                    rows0 = first, panel0 = panel(0), panel1 = panel(1);
-                    zero "tilezero tmm0" "tilezero tmm1";
-                    ahead;
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm7, [{panel1} + {line}*1]"
-                    "tdpbf16ps tmm1, tmm4, tmm7";
-                    "add {rows0}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
-                ),
-                (2, true) => product!(
-                    rows0 = first, rows1 = second, panel0 = panel(0), panel1 = panel(1),
-                    lower = lower;
-                    zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
-                    ahead;
-                    step
-                    "tileloadd tmm4, [{rows0} + {stride}*1]"
-                    "tileloadd tmm6, [{panel0} + {line}*1]"
-                    "tileloadd tmm7, [{panel1} + {line}*1]"
-                    "tileloadd tmm5, [{rows1} + {stride}*1]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                    "tdpbf16ps tmm2, tmm5, tmm6"
-                    "tdpbf16ps tmm3, tmm5, tmm7";
-                    "add {rows0}, 64" "add {rows1}, 64" "add {panel0}, 1024" "add {panel1}, 1024";
-                    store
-                    "tilestored [{out} + {out_stride}*1], tmm0"
-                    "tilestored [{out} + {out_stride}*1 + 64], tmm1"
-                    "tilestored [{lower} + {out_stride}*1], tmm2"
-                    "tilestored [{lower} + {out_stride}*1 + 64], tmm3"
-                ),
-                (PANELS, false) if STREAMED => four_panels!("panel0" "panel1" "panel2" "panel3"),
-                (PANELS, false) => four_panels!(),
                 _ => unreachable!("no product of {P} panels and two tiles of rows"),
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! Its second operand is lines of a panel as they lie in memory (`line.rs`), its first is rows of
 //! words: so products use tiles without anything being packed anew. Here registers are configured
-//! and work is cut into tiles; `floats` multiplies bfloat16 and `bytes` integers.
+//! and work is cut into tiles; `floats` multiplies bfloat16,
+//! `pieces` single precision in pieces of bfloat16, and `bytes` integers.
 //!
 //! The compiler has no stable intrinsics for these instructions, hence assembly. Configuring the
 //! registers takes as long as three steps of a product, so [`Tiles`] keeps a configuration for many
@@ -12,8 +13,22 @@
 //! *Source*: Intel SDM volume 1 chapter 18 and volume 2 (`LDTILECFG`, `TDPBF16PS`); Linux
 //! `Documentation/arch/x86/xstate.rst` for the permission.
 
+/// Asks for the sixteen lines that a panel's second next step takes: loads of tiles wait for memory
+/// with few rows and for the second-level cache with many, and the CPU's own prefetching hides
+/// neither.
+macro_rules! ask_ahead {
+    ($panel:literal) => {
+        ask_ahead!($panel; 2048 2112 2176 2240 2304 2368 2432 2496 2560 2624 2688 2752 2816 2880 2944
+            3008)
+    };
+    ($panel:literal; $($offset:literal)*) => {
+        concat!($("prefetcht0 [{", $panel, "} + ", $offset, "]\n"),*)
+    };
+}
+
 mod bytes;
 mod floats;
+mod pieces;
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
@@ -152,6 +167,35 @@ impl Amx {
                 }
                 panel += height;
             }
+        }
+    }
+
+    /// Covers some panels and rows with tiles of sixteen rows that are all there, if not all of the
+    /// work: its ranges end where `rows` does.
+    #[inline(always)]
+    pub(super) fn for_each_whole_tile(
+        self,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        work: &mut impl TileWork,
+    ) {
+        let mut tiles = self.configure(TILE_ROWS, LANES);
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let height = match panels.end - panel {
+                PANELS.. => PANELS,
+                2.. => 2,
+                _ => 1,
+            };
+            for row in rows.clone().step_by(TILE_ROWS) {
+                let rows = row..rows.end.min(row + TILE_ROWS);
+                match height {
+                    PANELS => work.tile::<PANELS>(&mut tiles, panel, rows),
+                    2 => work.tile::<2>(&mut tiles, panel, rows),
+                    _ => work.tile::<1>(&mut tiles, panel, rows),
+                }
+            }
+            panel += height;
         }
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::amx::{self, Amx};
 use super::super::disjoint::Disjoint;
 use super::super::isa::Isa;
-use super::super::line::{Bf16, Line};
+use super::super::line::{Arithmetic, Bf16, Line, Operand};
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::tile::{Tiles, accumulate, for_each_tile};
 use super::{Packed, Start};
@@ -58,12 +58,12 @@ impl<O: Packed> Block<'_, O> {
         O::multiply(isa, self);
     }
 
-    fn num_panels(&self) -> usize {
+    pub(super) fn num_panels(&self) -> usize {
         (self.columns - self.first_column).div_ceil(LANES)
     }
 }
 
-impl<O: Packed> Kernel for Block<'_, O> {
+impl<O: Arithmetic + Packed<Word = <O as Operand>::Word>> Kernel for Block<'_, O> {
     type Output = ();
 
     #[inline(always)]
@@ -72,7 +72,7 @@ impl<O: Packed> Kernel for Block<'_, O> {
     }
 }
 
-impl<S: Simd, O: Packed> Tiles<S> for Block<'_, O> {
+impl<S: Simd, O: Arithmetic + Packed<Word = <O as Operand>::Word>> Tiles<S> for Block<'_, O> {
     const LARGEST: (usize, usize) = S::TILE;
 
     #[inline(always)]
@@ -148,22 +148,37 @@ impl<S: Simd> amx::TileWork for Products<'_, S> {
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
         unsafe {
-            tiles.multiply::<P, false>(panels, (rows.as_ptr(), stride), words, &mut self.sums)
+            tiles.multiply::<P, true>(panels, (rows.as_ptr(), stride), words, &mut self.sums)
         };
         for (index, row) in range.enumerate() {
-            let sums: [_; P] = self.sums.row(simd, index);
-            for (p, sum) in sums.into_iter().enumerate() {
-                // SAFETY: `Block::run` gave this block its part of `out`.
-                unsafe {
-                    let sum = simd.add(block.initial(simd, panel + p, row), sum);
-                    block.put(simd, panel + p, row, sum);
-                }
-            }
+            // SAFETY: `Block::run` gave this block its part of `out`.
+            unsafe { block.finish::<_, P>(simd, panel, row, self.sums.row(simd, index)) };
         }
     }
 }
 
 impl<O: Packed> Block<'_, O> {
+    /// Adds a row's sums of `P` panels to what they are added to.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of the row of `out`.
+    #[inline(always)]
+    pub(super) unsafe fn finish<S: Simd, const P: usize>(
+        &self,
+        simd: S,
+        panel: usize,
+        row: usize,
+        sums: [S::F32; P],
+    ) {
+        for (panel, sum) in (panel..).zip(sums) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let sum = simd.add(self.initial(simd, panel, row), sum);
+                self.put(simd, panel, row, sum);
+            }
+        }
+    }
+
     /// What a row's sums of a panel are added to.
     ///
     /// # Safety

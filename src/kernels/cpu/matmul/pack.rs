@@ -7,7 +7,8 @@ use half::bf16;
 use super::super::isa::Isa;
 use super::super::line::Line;
 use super::super::simd::{Kernel, LANES, Simd};
-use super::{Matrix, Packed, Values};
+use super::super::square::{Square, turned};
+use super::{MOST_PIECES, Matrix, Packed, Values};
 
 /// Packs B's `columns` (at most sixteen) over `depth` into one panel.
 pub(crate) fn pack_panel<O: Packed>(
@@ -85,6 +86,36 @@ impl Element for bf16 {
     }
 }
 
+/// Up to sixteen values of each of up to sixteen rows; what is missing is zero.
+#[inline(always)]
+fn read<E: Element>(
+    values: &[E],
+    stride: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) -> Square<f32> {
+    let mut square = [[0.0; LANES]; LANES];
+    for (row, line) in rows.zip(&mut square) {
+        let from = &values[row * stride + columns.start..row * stride + columns.end];
+        match from.first_chunk::<LANES>() {
+            Some(from) => *line = from.map(E::widen),
+            None => {
+                for (value, from) in line.iter_mut().zip(from) {
+                    *value = from.widen();
+                }
+            }
+        }
+    }
+    square
+}
+
+/// Sixteen positions of a range, or what is left of them.
+#[inline(always)]
+fn sixteen(of: &Range<usize>, first: usize) -> Range<usize> {
+    let start = of.end.min(of.start + first);
+    start..of.end.min(start + LANES)
+}
+
 struct PackPanel<'a, O: Packed, E> {
     values: &'a [E],
     b: Matrix<'a>,
@@ -105,48 +136,24 @@ impl<O: Packed, E: Element> Kernel for PackPanel<'_, O, E> {
             columns,
             lines,
         } = self;
-        let stride = b.stride;
-        if b.is_transposed {
-            // Column `c` of B is a row of the memory.
-            for lane in 0..LANES {
-                if lane >= columns.len() {
-                    for line in lines.iter_mut() {
-                        line.0[lane] = O::Word::default();
-                    }
-                    continue;
-                }
-                let at = (columns.start + lane) * stride;
-                let row = &values[at + depth.start..at + depth.end];
-                let whole = row.len() / O::PER_WORD;
-                for (line, pair) in lines[..whole].iter_mut().zip(row.chunks_exact(O::PER_WORD)) {
-                    line.0[lane] = O::word(&[pair[0].widen(), pair[O::PER_WORD - 1].widen()]);
-                }
-                if whole < lines.len() {
-                    lines[whole].0[lane] = O::word(&[row[whole * O::PER_WORD].widen(), 0.0]);
-                }
-            }
-            return;
-        }
-        for (word, line) in lines.iter_mut().enumerate() {
-            let mut parts = [[0.0f32; LANES]; 2];
-            for (index, part) in parts.iter_mut().enumerate().take(O::PER_WORD) {
-                let k = depth.start + word * O::PER_WORD + index;
-                if k >= depth.end {
-                    continue;
-                }
-                let row = &values[k * stride + columns.start..k * stride + columns.end];
-                if let Some(row) = row.first_chunk::<LANES>() {
-                    for lane in 0..LANES {
-                        part[lane] = row[lane].widen();
-                    }
-                } else {
-                    for (part, value) in part.iter_mut().zip(row) {
-                        *part = value.widen();
+        let num_values = O::num_words(depth.len()) / O::PIECES * O::PER_WORD;
+        for first in (0..num_values).step_by(LANES) {
+            let part = sixteen(&depth, first);
+            let square = if b.is_transposed {
+                // Column `c` of B is a row of the memory.
+                turned(&read(values, b.stride, columns.clone(), part))
+            } else {
+                read(values, b.stride, part, columns.clone())
+            };
+            let first = first / O::PER_WORD;
+            for (index, values) in square.chunks_exact(O::PER_WORD).enumerate() {
+                let words = O::words(&values[0], &values[O::PER_WORD - 1]);
+                for (piece, words) in words.into_iter().take(O::PIECES).enumerate() {
+                    // A panel of single words may end before the sixteenth.
+                    if let Some(line) = lines.get_mut(O::place(first + index, piece)) {
+                        line.0 = words;
                     }
                 }
-            }
-            for (lane, to) in line.0.iter_mut().enumerate() {
-                *to = O::word(&[parts[0][lane], parts[1][lane]]);
             }
         }
     }
@@ -174,55 +181,44 @@ impl<O: Packed> Kernel for PackRows<'_, O> {
             words,
             stride,
         } = self;
-        let count = depth.len().div_ceil(O::PER_WORD);
-        if !a.is_transposed {
-            let chunk = LANES / O::PER_WORD;
-            for (row, words) in rows.zip(words.chunks_mut(stride)) {
-                let at = row * a.stride;
-                let row = &values[at + depth.start..at + depth.end];
-                let mut lanes = row.chunks_exact(LANES);
-                let mut words = words[..count.next_multiple_of(chunk)].chunks_exact_mut(chunk);
-                for (values, words) in lanes.by_ref().zip(words.by_ref()) {
-                    let values = simd.load(values.first_chunk().expect("sixteen values"));
-                    O::store_row(simd, values, words);
-                }
-                if let Some(words) = words.next() {
-                    let mut rest = [0.0; LANES];
-                    rest[..lanes.remainder().len()].copy_from_slice(lanes.remainder());
-                    O::store_row(simd, simd.load(&rest), words);
-                }
-            }
-            return;
-        }
-        // Row `r` of A is a column of the memory: squares of it are turned, so that both sides
-        // move by whole lines.
-        for first_word in (0..count).step_by(LANES) {
-            let some = LANES.min(count - first_word);
-            for first_row in (0..rows.len()).step_by(LANES) {
-                let width = LANES.min(rows.len() - first_row);
-                let mut square = [[O::Word::default(); LANES]; LANES];
-                for (word, line) in square.iter_mut().enumerate().take(some) {
-                    let mut parts = [[0.0f32; LANES]; 2];
-                    for (index, part) in parts.iter_mut().enumerate().take(O::PER_WORD) {
-                        let k = depth.start + (first_word + word) * O::PER_WORD + index;
-                        if k < depth.end {
-                            let at = k * a.stride + rows.start + first_row;
-                            let row = &values[at..at + width];
-                            if let Some(row) = row.first_chunk::<LANES>() {
-                                *part = *row;
-                            } else {
-                                part[..width].copy_from_slice(row);
+        let lines = (O::num_words(depth.len()) / O::PIECES).div_ceil(LANES);
+        for first in (0..rows.len()).step_by(LANES) {
+            let some = sixteen(&rows, first);
+            for line in 0..lines {
+                let first_value = line * LANES * O::PER_WORD;
+                let parts = [0, LANES].map(|half| sixteen(&depth, first_value + half));
+                let parts = &parts[..O::PER_WORD];
+                let to = words[first * stride..].chunks_mut(stride);
+                let to = to.map(|row| &mut row[O::place(line * LANES, 0)..]);
+                if a.is_transposed {
+                    // Row `r` of A is a column of the memory.
+                    let mut pieces = [[[O::Word::default(); LANES]; LANES]; MOST_PIECES];
+                    for (half, part) in parts.iter().enumerate() {
+                        let square = read(values, a.stride, part.clone(), some.clone());
+                        for (index, pair) in square.chunks_exact(O::PER_WORD).enumerate() {
+                            let words = O::words(&pair[0], &pair[O::PER_WORD - 1]);
+                            for (piece, words) in words.into_iter().take(O::PIECES).enumerate() {
+                                pieces[piece][half * LANES / O::PER_WORD + index] = words;
                             }
                         }
                     }
-                    for lane in 0..LANES {
-                        line[lane] = O::word(&[parts[0][lane], parts[1][lane]]);
+                    let pieces = pieces.map(|piece| turned(&piece));
+                    for (lane, to) in to.take(some.len()).enumerate() {
+                        for (piece, to) in to.chunks_exact_mut(LANES).take(O::PIECES).enumerate() {
+                            to.copy_from_slice(&pieces[piece][lane]);
+                        }
                     }
-                }
-                for lane in 0..width {
-                    let to = &mut words[(first_row + lane) * stride + first_word..][..LANES];
-                    for word in 0..LANES {
-                        to[word] = square[word][lane];
+                } else {
+                    for (row, to) in some.clone().zip(to) {
+                        let mut row_values = [[0.0; LANES]; 2];
+                        for (part, to) in parts.iter().zip(&mut row_values) {
+                            *to = read(values, a.stride, row..row + 1, part.clone())[0];
+                        }
+                        let pieces = O::row_words(simd, &row_values);
+                        let to = to.chunks_exact_mut(LANES).take(O::PIECES);
+                        for (to, words) in to.zip(&pieces) {
+                            to.copy_from_slice(words);
+                        }
                     }
                 }
             }
