@@ -17,7 +17,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod silu_mul;
 pub mod sums;
-pub mod turn;
+mod turn;
 
 /// Rows that a task takes, and that a part of a sum over rows is made of.
 const ROWS_PER_TASK: usize = 32;

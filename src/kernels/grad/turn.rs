@@ -1,41 +1,7 @@
-//! Transposing: what a gradient sums over lies across its operands.
+//! Transposing: what a gradient of attention sums over lies across its operands.
 
-use rayon::prelude::*;
-
-use crate::cpu::isa::Isa;
 use crate::cpu::simd::{Kernel, LANES, Simd};
 use crate::cpu::square::turned;
-
-/// Values from one row of a turned matrix to the next: room for `rows`, and an odd number of lines,
-/// since rows a power of two apart would compete for the same cache sets.
-pub fn turned_stride(rows: usize) -> usize {
-    (rows.div_ceil(LANES) | 1) * LANES
-}
-
-/// `to[c][r] = from[r][c]`, on all threads. Shapes: `from`: `[rows, columns]`; `to`: `[columns,
-/// turned_stride(rows)]`, of which the first `rows` values of each row are written.
-///
-/// # Panics
-/// A buffer has another size.
-pub fn turn(from: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
-    let (stride, isa) = (turned_stride(rows), Isa::detect());
-    assert_eq!(from.len(), rows * columns, "a value for each place");
-    assert_eq!(to.len(), columns * stride, "a place for each value");
-    if rows == 0 {
-        return;
-    }
-    let strips = to.par_chunks_mut(LANES * stride).enumerate();
-    strips.for_each(|(strip, to)| {
-        isa.run_elementwise(Turn {
-            from: &from[strip * LANES..],
-            from_stride: columns,
-            rows,
-            columns: to.len() / stride,
-            to,
-            to_stride: stride,
-        });
-    });
-}
 
 /// `to[c][r] = from[r][c]` on one thread, of `rows` rows and `columns` columns.
 pub(super) struct Turn<'a> {
@@ -53,7 +19,7 @@ impl Kernel for Turn<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let Self {
             from,
             from_stride,
@@ -69,8 +35,9 @@ impl Kernel for Turn<'_> {
                 let mut square = [[0.0f32; LANES]; LANES];
                 for (row, line) in square.iter_mut().enumerate().take(height) {
                     let at = (first_row + row) * from_stride + first;
+                    // Not copies of arrays, which become calls.
                     match from[at..].first_chunk::<LANES>() {
-                        Some(values) if width == LANES => *line = *values,
+                        Some(values) if width == LANES => simd.store(simd.load(values), line),
                         _ => line[..width].copy_from_slice(&from[at..at + width]),
                     }
                 }
@@ -79,7 +46,7 @@ impl Kernel for Turn<'_> {
                     let at = (first + column) * to_stride + first_row;
                     let to = &mut to[at..at + height];
                     match to.first_chunk_mut::<LANES>() {
-                        Some(to) => *to = *line,
+                        Some(to) => simd.store(simd.load(line), to),
                         None => to.copy_from_slice(&line[..height]),
                     }
                 }
@@ -91,14 +58,22 @@ impl Kernel for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::isa::Isa;
 
     #[test]
     fn every_value_lands_across() {
         for (rows, columns) in [(1, 1), (5, 40), (16, 16), (33, 19), (64, 3)] {
             let from: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-            let stride = turned_stride(rows);
+            let stride = rows + 3;
             let mut to = vec![-1.0; columns * stride];
-            turn(&from, rows, columns, &mut to);
+            Isa::detect().run_elementwise(Turn {
+                from: &from,
+                from_stride: columns,
+                rows,
+                columns,
+                to: &mut to,
+                to_stride: stride,
+            });
             for c in 0..columns {
                 for r in 0..stride {
                     let expected = if r < rows {

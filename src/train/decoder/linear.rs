@@ -5,7 +5,6 @@ use candle_core::{DType, Result, Tensor};
 use super::workspace::{Buffer, Workspace};
 use super::{Adapter, Decoder, Dropout};
 use crate::kernels::cpu::{Matrix, Precision, Start, Values, multiply};
-use crate::kernels::grad::turn::{turn, turned_stride};
 use crate::kernels::grad::{bias, sums};
 use crate::train::adapter::generator;
 use crate::train::optimizer::Gradients;
@@ -197,13 +196,7 @@ impl Linear<'_> {
             format!("{}.weight", self.path),
             format!("{}.lora_B.weight", self.path),
         );
-        let by_output = if gradients.contains(&weight) || gradients.contains(&lora_b) {
-            Some(self.turned(dy, outputs)?)
-        } else {
-            None
-        };
-        let by_output = by_output.as_deref().unwrap_or(&[]);
-        let by_output = Matrix::new(by_output, turned_stride(rows));
+        let by_output = Matrix::new(dy, outputs).transposed();
         if let Some((dweight, start)) = gradients.product(&weight) {
             let x = Matrix::new(x, inputs);
             multiply(
@@ -228,20 +221,11 @@ impl Linear<'_> {
         }
         if let Some((da, start)) = gradients.product(&format!("{}.lora_A.weight", self.path)) {
             let dlow = self.low_gradient(adapter, dy)?;
-            let by_rank = self.turned(&dlow, rank)?;
-            let by_rank = Matrix::new(&by_rank, turned_stride(rows));
+            let by_rank = Matrix::new(&dlow, rank).transposed();
             let x = Matrix::new(x, inputs);
             multiply(precision, by_rank, x, rank, rows, inputs, start, da);
         }
         Ok(())
-    }
-
-    /// `[rows, columns]` with a row for each column, [`turned_stride`] apart.
-    fn turned(&self, values: &[f32], columns: usize) -> Result<Buffer<'_>> {
-        let rows = values.len() / columns;
-        let mut turned = self.workspace.take(columns * turned_stride(rows))?;
-        turn(values, rows, columns, &mut turned);
-        Ok(turned)
     }
 
     /// `scale * dy B`: `[rows, rank]`.

@@ -201,10 +201,7 @@ pub(crate) trait Packed: Sized {
     fn words(first: &[f32; LANES], second: &[f32; LANES]) -> [[Self::Word; LANES]; MOST_PIECES];
 
     /// Sixteen words of neighbouring values.
-    fn row_words<S: Simd>(
-        simd: S,
-        values: &[[f32; LANES]; 2],
-    ) -> [[Self::Word; LANES]; MOST_PIECES];
+    fn row_words<S: Simd>(simd: S, values: [S::F32; 2]) -> [[Self::Word; LANES]; MOST_PIECES];
 
     /// Where panels are kept between products.
     fn panels() -> &'static LocalKey<RefCell<Vec<Line<Self::Word>>>>;
@@ -247,8 +244,10 @@ impl Packed for F32 {
     }
 
     #[inline(always)]
-    fn row_words<S: Simd>(_simd: S, values: &[[f32; LANES]; 2]) -> [[f32; LANES]; MOST_PIECES] {
-        [values[0]; MOST_PIECES]
+    fn row_words<S: Simd>(simd: S, values: [S::F32; 2]) -> [[f32; LANES]; MOST_PIECES] {
+        let mut words = [0.0; LANES];
+        simd.store(values[0], &mut words);
+        [words; MOST_PIECES]
     }
 
     scratch!(f32);
@@ -275,15 +274,19 @@ impl Packed for Bf16 {
 
     #[inline(always)]
     fn words(first: &[f32; LANES], second: &[f32; LANES]) -> [[u32; LANES]; MOST_PIECES] {
-        [std::array::from_fn(|lane| Self::word(&[first[lane], second[lane]])); MOST_PIECES]
+        let mut words = [0; LANES];
+        for lane in 0..LANES {
+            words[lane] = Self::word(&[first[lane], second[lane]]);
+        }
+        [words; MOST_PIECES]
     }
 
     #[inline(always)]
-    fn row_words<S: Simd>(simd: S, values: &[[f32; LANES]; 2]) -> [[u32; LANES]; MOST_PIECES] {
+    fn row_words<S: Simd>(simd: S, values: [S::F32; 2]) -> [[u32; LANES]; MOST_PIECES] {
         let mut words = [0; LANES];
-        let (first, second) = words.split_at_mut(LANES / 2);
-        first.copy_from_slice(&simd.to_bf16(simd.load(&values[0])));
-        second.copy_from_slice(&simd.to_bf16(simd.load(&values[1])));
+        for (words, values) in words.as_chunks_mut().0.iter_mut().zip(values) {
+            *words = simd.to_bf16(values);
+        }
         [words; MOST_PIECES]
     }
 
@@ -494,7 +497,7 @@ mod tests {
         let samples: Vec<f32> = samples.collect();
         for pair in samples.as_chunks::<LANES>().0.as_chunks::<2>().0 {
             let across = Pieces::words(&pair[0], &pair[1]);
-            let along = Pieces::row_words(super::super::simd::portable::Portable, pair);
+            let along = Pieces::row_words(super::super::simd::portable::Portable, *pair);
             for lane in 0..LANES {
                 let sum = |words: [u32; 3], half: usize| -> f64 {
                     let pieces = words.map(|word| f64::from(Bf16::values(word)[half]));

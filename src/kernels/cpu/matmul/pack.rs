@@ -86,27 +86,44 @@ impl Element for bf16 {
     }
 }
 
-/// Up to sixteen values of each of up to sixteen rows; what is missing is zero.
+/// Up to sixteen values; missing lanes are zero.
+//
+// Kernels here use plain loops, and loads and stores of `Simd`: closures given to the standard
+// library are not compiled with their instructions, and copies of arrays become calls.
 #[inline(always)]
-fn read<E: Element>(
-    values: &[E],
-    stride: usize,
-    rows: Range<usize>,
-    columns: Range<usize>,
-) -> Square<f32> {
-    let mut square = [[0.0; LANES]; LANES];
-    for (row, line) in rows.zip(&mut square) {
-        let from = &values[row * stride + columns.start..row * stride + columns.end];
-        match from.first_chunk::<LANES>() {
-            Some(from) => *line = from.map(E::widen),
-            None => {
-                for (value, from) in line.iter_mut().zip(from) {
-                    *value = from.widen();
-                }
-            }
+fn load_some<S: Simd, E: Element>(simd: S, from: &[E]) -> S::F32 {
+    let mut lanes = [0.0; LANES];
+    if let Some(from) = from.first_chunk::<LANES>() {
+        for (lane, from) in lanes.iter_mut().zip(from) {
+            *lane = from.widen();
+        }
+    } else {
+        for (lane, from) in lanes.iter_mut().zip(from) {
+            *lane = from.widen();
         }
     }
-    square
+    simd.load(&lanes)
+}
+
+/// Up to sixteen values of each of up to sixteen rows; what is missing is zero.
+#[inline(always)]
+fn read<S: Simd, E: Element>(
+    simd: S,
+    values: &[E],
+    stride: usize,
+    rows: &Range<usize>,
+    columns: &Range<usize>,
+    square: &mut Square<f32>,
+) {
+    for (index, line) in square.iter_mut().enumerate() {
+        let row = if index < rows.len() {
+            let start = (rows.start + index) * stride;
+            load_some(simd, &values[start + columns.start..start + columns.end])
+        } else {
+            simd.splat(0.0)
+        };
+        simd.store(row, line);
+    }
 }
 
 /// Sixteen positions of a range, or what is left of them.
@@ -128,7 +145,7 @@ impl<O: Packed, E: Element> Kernel for PackPanel<'_, O, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let Self {
             values,
             b,
@@ -137,21 +154,23 @@ impl<O: Packed, E: Element> Kernel for PackPanel<'_, O, E> {
             lines,
         } = self;
         let num_values = O::num_words(depth.len()) / O::PIECES * O::PER_WORD;
+        let mut square = [[0.0; LANES]; LANES];
         for first in (0..num_values).step_by(LANES) {
             let part = sixteen(&depth, first);
-            let square = if b.is_transposed {
+            if b.is_transposed {
                 // Column `c` of B is a row of the memory.
-                turned(&read(values, b.stride, columns.clone(), part))
+                read(simd, values, b.stride, &columns, &part, &mut square);
+                square = turned(&square);
             } else {
-                read(values, b.stride, part, columns.clone())
-            };
+                read(simd, values, b.stride, &part, &columns, &mut square);
+            }
             let first = first / O::PER_WORD;
             for (index, values) in square.chunks_exact(O::PER_WORD).enumerate() {
                 let words = O::words(&values[0], &values[O::PER_WORD - 1]);
-                for (piece, words) in words.into_iter().take(O::PIECES).enumerate() {
+                for (piece, words) in words.iter().take(O::PIECES).enumerate() {
                     // A panel of single words may end before the sixteenth.
                     if let Some(line) = lines.get_mut(O::place(first + index, piece)) {
-                        line.0 = words;
+                        line.0 = *words;
                     }
                 }
             }
@@ -173,55 +192,75 @@ impl<O: Packed> Kernel for PackRows<'_, O> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self {
-            values,
-            a,
-            rows,
-            depth,
-            words,
-            stride,
-        } = self;
-        let lines = (O::num_words(depth.len()) / O::PIECES).div_ceil(LANES);
-        for first in (0..rows.len()).step_by(LANES) {
-            let some = sixteen(&rows, first);
+        let lines = (O::num_words(self.depth.len()) / O::PIECES).div_ceil(LANES);
+        let mut pieces = [[[O::Word::default(); LANES]; LANES]; MOST_PIECES];
+        for first in (0..self.rows.len()).step_by(LANES) {
+            let rows = sixteen(&self.rows, first);
             for line in 0..lines {
-                let first_value = line * LANES * O::PER_WORD;
-                let parts = [0, LANES].map(|half| sixteen(&depth, first_value + half));
-                let parts = &parts[..O::PER_WORD];
-                let to = words[first * stride..].chunks_mut(stride);
-                let to = to.map(|row| &mut row[O::place(line * LANES, 0)..]);
-                if a.is_transposed {
-                    // Row `r` of A is a column of the memory.
-                    let mut pieces = [[[O::Word::default(); LANES]; LANES]; MOST_PIECES];
-                    for (half, part) in parts.iter().enumerate() {
-                        let square = read(values, a.stride, part.clone(), some.clone());
-                        for (index, pair) in square.chunks_exact(O::PER_WORD).enumerate() {
-                            let words = O::words(&pair[0], &pair[O::PER_WORD - 1]);
-                            for (piece, words) in words.into_iter().take(O::PIECES).enumerate() {
-                                pieces[piece][half * LANES / O::PER_WORD + index] = words;
-                            }
-                        }
-                    }
-                    let pieces = pieces.map(|piece| turned(&piece));
-                    for (lane, to) in to.take(some.len()).enumerate() {
-                        for (piece, to) in to.chunks_exact_mut(LANES).take(O::PIECES).enumerate() {
-                            to.copy_from_slice(&pieces[piece][lane]);
-                        }
-                    }
+                if self.a.is_transposed {
+                    self.across(simd, line, &rows, &mut pieces);
                 } else {
-                    for (row, to) in some.clone().zip(to) {
-                        let mut row_values = [[0.0; LANES]; 2];
-                        for (part, to) in parts.iter().zip(&mut row_values) {
-                            *to = read(values, a.stride, row..row + 1, part.clone())[0];
-                        }
-                        let pieces = O::row_words(simd, &row_values);
-                        let to = to.chunks_exact_mut(LANES).take(O::PIECES);
-                        for (to, words) in to.zip(&pieces) {
-                            to.copy_from_slice(words);
-                        }
+                    self.along(simd, line, &rows, &mut pieces);
+                }
+                for lane in 0..rows.len() {
+                    let at = (first + lane) * self.stride + O::place(line * LANES, 0);
+                    let to = self.words[at..].chunks_exact_mut(LANES).take(O::PIECES);
+                    for (to, piece) in to.zip(&pieces) {
+                        let to = to.first_chunk_mut().expect("chunks of sixteen");
+                        *to = piece[lane];
                     }
                 }
             }
+        }
+    }
+}
+
+impl<O: Packed> PackRows<'_, O> {
+    /// Sixteen words of each of some rows that lie as rows.
+    #[inline(always)]
+    fn along<S: Simd>(
+        &self,
+        simd: S,
+        line: usize,
+        rows: &Range<usize>,
+        pieces: &mut [Square<O::Word>; MOST_PIECES],
+    ) {
+        for (lane, row) in rows.clone().enumerate() {
+            let mut values = [simd.splat(0.0); 2];
+            for (half, values) in values.iter_mut().enumerate().take(O::PER_WORD) {
+                let part = sixteen(&self.depth, (line * O::PER_WORD + half) * LANES);
+                let start = row * self.a.stride;
+                *values = load_some(simd, &self.values[start + part.start..start + part.end]);
+            }
+            let words = O::row_words(simd, values);
+            for (piece, words) in pieces.iter_mut().zip(&words).take(O::PIECES) {
+                piece[lane] = *words;
+            }
+        }
+    }
+
+    /// The same of rows that are columns of the memory.
+    #[inline(always)]
+    fn across<S: Simd>(
+        &self,
+        simd: S,
+        line: usize,
+        rows: &Range<usize>,
+        pieces: &mut [Square<O::Word>; MOST_PIECES],
+    ) {
+        let mut square = [[0.0; LANES]; LANES];
+        for half in 0..O::PER_WORD {
+            let part = sixteen(&self.depth, (line * O::PER_WORD + half) * LANES);
+            read(simd, self.values, self.a.stride, &part, rows, &mut square);
+            for (index, pair) in square.chunks_exact(O::PER_WORD).enumerate() {
+                let words = O::words(&pair[0], &pair[O::PER_WORD - 1]);
+                for (piece, words) in pieces.iter_mut().zip(&words).take(O::PIECES) {
+                    piece[half * LANES / O::PER_WORD + index] = *words;
+                }
+            }
+        }
+        for piece in pieces.iter_mut().take(O::PIECES) {
+            *piece = turned(piece);
         }
     }
 }

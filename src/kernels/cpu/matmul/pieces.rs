@@ -31,29 +31,27 @@ impl Packed for Pieces {
 
     #[inline(always)]
     fn words(first: &[f32; LANES], second: &[f32; LANES]) -> [[u32; LANES]; MOST_PIECES] {
-        let mut rest = [*first, *second];
-        std::array::from_fn(|_| {
-            let halves = rest.map(|rest| rest.map(bf16_bits));
-            for (rest, halves) in rest.iter_mut().zip(&halves) {
-                for (rest, half) in rest.iter_mut().zip(halves) {
-                    *rest -= bf16_value(*half);
-                }
+        let mut rest = (*first, *second);
+        let mut pieces = [[0; LANES]; MOST_PIECES];
+        for piece in &mut pieces {
+            for lane in 0..LANES {
+                let halves = (bf16_bits(rest.0[lane]), bf16_bits(rest.1[lane]));
+                rest.0[lane] -= bf16_value(halves.0);
+                rest.1[lane] -= bf16_value(halves.1);
+                piece[lane] = u32::from(halves.0) | u32::from(halves.1) << 16;
             }
-            std::array::from_fn(|lane| {
-                u32::from(halves[0][lane]) | u32::from(halves[1][lane]) << 16
-            })
-        })
+        }
+        pieces
     }
 
     #[inline(always)]
-    fn row_words<S: Simd>(simd: S, values: &[[f32; LANES]; 2]) -> [[u32; LANES]; MOST_PIECES] {
+    fn row_words<S: Simd>(simd: S, values: [S::F32; 2]) -> [[u32; LANES]; MOST_PIECES] {
+        let mut rest = values;
         let mut pieces = [[0; LANES]; MOST_PIECES];
-        for (half, values) in values.iter().enumerate() {
-            let mut rest = simd.load(values);
-            for piece in &mut pieces {
-                let words = simd.to_bf16(rest);
-                piece[half * LANES / 2..][..LANES / 2].copy_from_slice(&words);
-                rest = simd.sub(rest, simd.widen_bf16(&words));
+        for piece in &mut pieces {
+            for (words, rest) in piece.as_chunks_mut().0.iter_mut().zip(&mut rest) {
+                *words = simd.to_bf16(*rest);
+                *rest = simd.sub(*rest, simd.widen_bf16(words));
             }
         }
         pieces
