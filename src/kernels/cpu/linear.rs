@@ -247,6 +247,8 @@ pub(super) struct Task<'a, O: Operand, K> {
     rows: &'a Rows<O>,
     panels: Range<usize>,
     row_range: Range<usize>,
+    /// The panel that the same thread will probably multiply after them.
+    next_panel: usize,
     sink: K,
 }
 
@@ -266,12 +268,13 @@ fn product<'a, O: Arithmetic, K: Sink>(
         weights.panels(),
         num_rows,
         row_bytes,
-        |panels, row_range| {
+        |panels, row_range, next_panel| {
             let task = Task {
                 weights,
                 rows,
                 panels,
                 row_range,
+                next_panel,
                 sink,
             };
             run(isa, task);
@@ -279,14 +282,17 @@ fn product<'a, O: Arithmetic, K: Sink>(
     );
 }
 
-/// Cuts a product into parts, groups of panels times blocks of rows, and runs them on all threads.
+/// Cuts a product into parts, groups of panels times blocks of rows, and runs them on all threads. A
+/// part gets its panels, its rows, and the first panel of what its thread will probably run next:
+/// threads take turns.
 pub(super) fn for_each_part(
     cpu: &mut Cpu,
     panels: usize,
     num_rows: usize,
     row_bytes: usize,
-    part: impl Fn(Range<usize>, Range<usize>) + Sync,
+    part: impl Fn(Range<usize>, Range<usize>, usize) + Sync,
 ) {
+    let threads = cpu.threads();
     let groups = panels.div_ceil(PANELS_PER_TASK);
     let bytes = if cpu.isa.has_matrix_tiles() {
         ROW_BYTES_PER_TASK_IN_TILES
@@ -300,6 +306,7 @@ pub(super) fn for_each_part(
         part(
             first..(first + PANELS_PER_TASK).min(panels),
             num_rows * block / blocks..num_rows * (block + 1) / blocks,
+            (group + threads) % groups * PANELS_PER_TASK,
         );
     });
 }
@@ -340,14 +347,32 @@ struct Products<'a, S, K> {
 #[cfg(target_arch = "x86_64")]
 impl<S: Simd, K: Sink> amx::TileWork for Products<'_, S, K> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut amx::Tiles, panel: usize, range: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut amx::Tiles,
+        panel: usize,
+        range: Range<usize>,
+        pass: usize,
+    ) {
         let Task {
             weights,
             rows,
+            panels,
+            next_panel,
             sink,
             ..
         } = &self.task;
         let (words, stride) = (weights.words, rows.stride());
+        let next = if panel + P < panels.end {
+            panel + P
+        } else {
+            *next_panel
+        };
+        let ahead = match amx::first_ahead(pass, P, words) {
+            Some(first) => next * words + first,
+            None => panel * words,
+        };
+        let ahead = weights.lines.as_ptr().wrapping_add(ahead);
         let panels =
             std::array::from_fn(|index| weights.lines[(panel + index) * words..][..words].as_ptr());
         let lines = &rows.words()[range.start * stride..range.end * stride];
@@ -355,8 +380,9 @@ impl<S: Simd, K: Sink> amx::TileWork for Products<'_, S, K> {
         // SAFETY: the slices show `words` lines of each panel and words of each row; the tiles are
         // the latest and come with shapes that there are.
         unsafe {
-            tiles.multiply::<P, true>(panels, (lines.as_ptr(), stride), words, &mut self.sums)
-        };
+            let rows = (lines.as_ptr(), stride);
+            tiles.multiply_streamed::<P>(panels, rows, words, ahead, &mut self.sums);
+        }
         for (index, row) in range.enumerate() {
             let sums: [_; P] = self.sums.row(self.simd, index);
             // SAFETY: tasks are disjoint in rows or in panels, tiles within a task too.

@@ -10,7 +10,7 @@ use std::arch::asm;
 use super::super::line::{Bf16, Line};
 use super::super::simd::{LANES, Simd};
 use super::super::tile::accumulate;
-use super::{PANELS, ROWS, Tiles};
+use super::{LINES_AHEAD, PANELS, ROWS, Tiles};
 
 /// Sums of up to [`ROWS`] rows and two panels, or one tile of rows and [`PANELS`].
 #[repr(align(64))]
@@ -42,18 +42,52 @@ fn load_each<S: Simd, const P: usize>(simd: S, from: &[[f32; LANES]]) -> [S::F32
 impl Tiles {
     /// The products of `P` panels and the configured number of rows, of `words` words each, summed
     /// in order. `rows` is where the first one lies, and the words from one to the next.
-    /// `STREAMED` panels are long; the next lines of them are asked for ahead.
     ///
     /// # Safety
-    /// No other [`Tiles`] was made on this thread since this one, and a step is [`LANES`] words. `P` is 1, 2 or, with at most
-    /// sixteen rows, 4. Each panel pointer has `words` readable lines, each row `words` readable
-    /// words.
+    /// No other [`Tiles`] was made on this thread since this one, and a step is [`LANES`] words. `P`
+    /// is 1, 2 or, with at most sixteen rows, 4. Each panel pointer has `words` readable lines, each
+    /// row `words` readable words.
     #[inline(always)]
-    pub(in crate::cpu) unsafe fn multiply<const P: usize, const STREAMED: bool>(
+    pub(in crate::cpu) unsafe fn multiply<const P: usize>(
         &mut self,
         panels: [*const Line<u32>; P],
         rows: (*const u32, usize),
         words: usize,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.sum::<P, false>(panels, rows, words, panels[0], sums) };
+    }
+
+    /// The same of long panels: their next lines are asked for, and of those that will be multiplied
+    /// next, from `ahead` on, [`LINES_AHEAD`] a step.
+    ///
+    /// # Safety
+    /// As [`Tiles::multiply`]. `ahead` need not point to anything.
+    #[inline(always)]
+    pub(in crate::cpu) unsafe fn multiply_streamed<const P: usize>(
+        &mut self,
+        panels: [*const Line<u32>; P],
+        rows: (*const u32, usize),
+        words: usize,
+        ahead: *const Line<u32>,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.sum::<P, true>(panels, rows, words, ahead, sums) };
+    }
+
+    /// Either of them.
+    ///
+    /// # Safety
+    /// As [`Tiles::multiply`].
+    #[inline(always)]
+    unsafe fn sum<const P: usize, const STREAMED: bool>(
+        &mut self,
+        panels: [*const Line<u32>; P],
+        rows: (*const u32, usize),
+        words: usize,
+        ahead: *const Line<u32>,
         sums: &mut Sums,
     ) {
         let count = self.upper + self.lower;
@@ -62,7 +96,7 @@ impl Tiles {
             sums.0[..count * P].fill([0.0; LANES]);
         } else {
             // SAFETY: whole steps are within the words that the caller promises.
-            unsafe { self.steps::<P, STREAMED>(panels, rows, steps, sums) };
+            unsafe { self.steps::<P, STREAMED>(panels, rows, steps, ahead, sums) };
         }
         let rest = words - steps * LANES;
         if rest == 0 {
@@ -82,7 +116,7 @@ impl Tiles {
         }
     }
 
-    /// [`Tiles::multiply`] over whole steps of [`LANES`] words, one at least.
+    /// [`Tiles::sum`] over whole steps of [`LANES`] words, one at least.
     ///
     /// # Safety
     /// As there.
@@ -92,6 +126,7 @@ impl Tiles {
         panels: [*const Line<u32>; P],
         (first, stride): (*const u32, usize),
         steps: usize,
+        ahead: *const Line<u32>,
         sums: &mut Sums,
     ) {
         let second = first.wrapping_add(self.upper * stride);
@@ -109,6 +144,15 @@ impl Tiles {
                     "2:",
                     ".if {streamed}",
                     $(ask_ahead!($ahead),)*
+                    "prefetcht1 [{ahead}]",
+                    "prefetcht1 [{ahead} + 64]",
+                    "prefetcht1 [{ahead} + 128]",
+                    "prefetcht1 [{ahead} + 192]",
+                    "prefetcht1 [{ahead} + 256]",
+                    "prefetcht1 [{ahead} + 320]",
+                    "prefetcht1 [{ahead} + 384]",
+                    "prefetcht1 [{ahead} + 448]",
+                    "add {ahead}, {ahead_step}",
                     ".endif",
                     $($step,)*
                     $($advance,)*
@@ -117,6 +161,8 @@ impl Tiles {
                     $($store,)*
                     steps = inout(reg) steps => _,
                     streamed = const STREAMED as usize,
+                    ahead = inout(reg) ahead => _,
+                    ahead_step = const LINES_AHEAD * size_of::<Line<u32>>(),
                     stride = in(reg) stride,
                     line = in(reg) 64_usize,
                     out_stride = in(reg) 64 * P,

@@ -50,11 +50,30 @@ pub(super) const ROWS: usize = 2 * TILE_ROWS;
 /// Panels that are multiplied at once where there is one tile of rows. With two, it is two panels.
 pub(super) const PANELS: usize = 4;
 
+/// Lines of the next panels that a step of a product of streamed panels asks for: a few, so that they
+/// do not stand in the way of its own loads, and all of them in a handful of passes.
+const LINES_AHEAD: usize = 8;
+
+/// The first line of the next `panels` panels, of `words` words each, that a pass over the present
+/// ones asks for; `None` where earlier passes have asked for all.
+#[inline(always)]
+pub(super) fn first_ahead(pass: usize, panels: usize, words: usize) -> Option<usize> {
+    let first = pass * (words / LANES) * LINES_AHEAD;
+    (first < panels * words).then_some(first)
+}
+
 /// Work that is done tile by tile. Its method is to be `#[inline(always)]`: it is compiled with the
 /// instructions of the function that walks over the tiles.
 pub(super) trait TileWork {
-    /// Works on the tile of `P` panels from `panel` on and the configured `rows`.
-    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, rows: Range<usize>);
+    /// Works on the tile of `P` panels from `panel` on and the configured `rows`: the `pass`-th tile of
+    /// these panels, from 0.
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut Tiles,
+        panel: usize,
+        rows: Range<usize>,
+        pass: usize,
+    );
 }
 
 /// Tile registers, as a token: it exists only where the CPU has them and the system lets this
@@ -157,12 +176,12 @@ impl Amx {
                     2.. => 2,
                     _ => 1,
                 };
-                for row in rows.clone().step_by(size) {
+                for (pass, row) in rows.clone().step_by(size).enumerate() {
                     let rows = row..row + size;
                     match height {
-                        PANELS => work.tile::<PANELS>(&mut tiles, panel, rows),
-                        2 => work.tile::<2>(&mut tiles, panel, rows),
-                        _ => work.tile::<1>(&mut tiles, panel, rows),
+                        PANELS => work.tile::<PANELS>(&mut tiles, panel, rows, pass),
+                        2 => work.tile::<2>(&mut tiles, panel, rows, pass),
+                        _ => work.tile::<1>(&mut tiles, panel, rows, pass),
                     }
                 }
                 panel += height;
@@ -187,12 +206,12 @@ impl Amx {
                 2.. => 2,
                 _ => 1,
             };
-            for row in rows.clone().step_by(TILE_ROWS) {
+            for (pass, row) in rows.clone().step_by(TILE_ROWS).enumerate() {
                 let rows = row..rows.end.min(row + TILE_ROWS);
                 match height {
-                    PANELS => work.tile::<PANELS>(&mut tiles, panel, rows),
-                    2 => work.tile::<2>(&mut tiles, panel, rows),
-                    _ => work.tile::<1>(&mut tiles, panel, rows),
+                    PANELS => work.tile::<PANELS>(&mut tiles, panel, rows, pass),
+                    2 => work.tile::<2>(&mut tiles, panel, rows, pass),
+                    _ => work.tile::<1>(&mut tiles, panel, rows, pass),
                 }
             }
             panel += height;

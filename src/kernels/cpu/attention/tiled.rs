@@ -128,22 +128,26 @@ struct Scores<'r, 'a, S> {
 
 impl<S: Simd> TileWork for Scores<'_, '_, S> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, queries: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut Tiles,
+        panel: usize,
+        queries: Range<usize>,
+        pass: usize,
+    ) {
         let (run, simd) = (&mut *self.run, self.simd);
         let words = run.context.shape.head_dim / 2;
         let stride = run.context.columns / 2;
         let keys = &self.places.keys[panel..];
         let keys = std::array::from_fn::<_, P, _>(|index| keys[index].cast::<Line<u32>>());
         let rows = &run.query_words[queries.start * stride..queries.end * stride];
-        if queries.start == 0 {
+        if pass == 0 {
             run.ahead.step(simd, P * words);
         }
         // SAFETY: `places` has put the start of a whole panel, a line for each word of a key, at
         // each index that is wanted; a query has `stride >= words` words. The tiles are the latest
         // and come with shapes that there are.
-        unsafe {
-            tiles.multiply::<P, false>(keys, (rows.as_ptr(), stride), words, &mut self.products)
-        };
+        unsafe { tiles.multiply::<P>(keys, (rows.as_ptr(), stride), words, &mut self.products) };
         for (index, query) in queries.enumerate() {
             let products: [_; P] = self.products.row(simd, index);
             run.put_scores(simd, query, panel, products);
@@ -164,7 +168,13 @@ struct WeightedSums<'r, 'a, S> {
 
 impl<S: Simd> TileWork for WeightedSums<'_, '_, S> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, queries: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut Tiles,
+        panel: usize,
+        queries: Range<usize>,
+        _pass: usize,
+    ) {
         let (run, simd) = (&*self.run, self.simd);
         let (first, words) = (self.first_word, self.words);
         let stride = PARTITION / 2;
@@ -174,9 +184,7 @@ impl<S: Simd> TileWork for WeightedSums<'_, '_, S> {
         let rows = &run.weights[queries.start * stride..queries.end * stride][first..];
         // SAFETY: the slices show `words` lines of each panel, and each query has weights for the
         // whole partition. The tiles are the latest and come with shapes that there are.
-        unsafe {
-            tiles.multiply::<P, false>(values, (rows.as_ptr(), stride), words, &mut self.products)
-        };
+        unsafe { tiles.multiply::<P>(values, (rows.as_ptr(), stride), words, &mut self.products) };
         let columns = run.context.columns;
         for (index, query) in queries.enumerate() {
             let to = &mut self.sums[query * columns..][..columns];

@@ -92,7 +92,7 @@ fn product(cpu: &mut Cpu, weights: &IntMatrix, rows: &IntRows, num_rows: usize, 
         weights.panels(),
         num_rows,
         row_bytes,
-        |panels, row_range| {
+        |panels, row_range, _next_panel| {
             let task = IntTask {
                 weights,
                 rows,

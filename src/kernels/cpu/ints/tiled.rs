@@ -51,7 +51,13 @@ struct Products<'a, S, F, const W: usize> {
 
 impl<S: Simd, F: Format, const W: usize> TileWork for Products<'_, S, F, W> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut Tiles, panel: usize, range: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut Tiles,
+        panel: usize,
+        range: Range<usize>,
+        _pass: usize,
+    ) {
         for panel in (panel..panel + P).step_by(BYTE_PANELS) {
             self.pair(tiles, panel, range.clone());
         }

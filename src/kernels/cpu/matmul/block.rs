@@ -137,9 +137,20 @@ struct Products<'a, S> {
 #[cfg(target_arch = "x86_64")]
 impl<S: Simd> amx::TileWork for Products<'_, S> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut amx::Tiles, panel: usize, range: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut amx::Tiles,
+        panel: usize,
+        range: Range<usize>,
+        pass: usize,
+    ) {
         let (block, simd) = (&self.block, self.simd);
         let (words, stride) = (block.words, block.row_stride);
+        let ahead = match amx::first_ahead(pass, P, words) {
+            Some(first) => (panel + P) * block.panel_stride + first,
+            None => panel * block.panel_stride,
+        };
+        let ahead = block.panels.as_ptr().wrapping_add(ahead);
         let panels = std::array::from_fn(|index| {
             block.panels[(panel + index) * block.panel_stride..][..words].as_ptr()
         });
@@ -148,8 +159,9 @@ impl<S: Simd> amx::TileWork for Products<'_, S> {
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
         unsafe {
-            tiles.multiply::<P, true>(panels, (rows.as_ptr(), stride), words, &mut self.sums)
-        };
+            let rows = (rows.as_ptr(), stride);
+            tiles.multiply_streamed::<P>(panels, rows, words, ahead, &mut self.sums);
+        }
         for (index, row) in range.enumerate() {
             // SAFETY: `Block::run` gave this block its part of `out`.
             unsafe { block.finish::<_, P>(simd, panel, row, self.sums.row(simd, index)) };

@@ -96,7 +96,13 @@ struct Products<'a, S> {
 
 impl<S: Simd> amx::TileWork for Products<'_, S> {
     #[inline(always)]
-    fn tile<const P: usize>(&mut self, tiles: &mut amx::Tiles, panel: usize, range: Range<usize>) {
+    fn tile<const P: usize>(
+        &mut self,
+        tiles: &mut amx::Tiles,
+        panel: usize,
+        range: Range<usize>,
+        _pass: usize,
+    ) {
         let (block, simd) = (&self.block, self.simd);
         let (words, stride) = (block.words, block.row_stride);
         let panels: [*const Line<u32>; P] = std::array::from_fn(|index| {
