@@ -174,6 +174,31 @@ fn keys_that_lie_in_one_piece_are_read_in_place() {
 }
 
 #[test]
+fn a_step_laid_out_ahead_gives_the_same_logits() {
+    let Some(device) = device() else { return };
+    let tables: [&[u32]; 2] = [&[4, 1], &[0, 9]];
+    for (name, model) in models() {
+        let mut runner = load(&model, vec![device.clone()], ComputeType::F32);
+        let found = run(&mut runner, &tables);
+        // The first of three tokens comes after a prompt.
+        assert_eq!(runner.times().num_laid_out_ahead, 2, "{name}");
+
+        // Another prompt between any two steps: none is what was expected.
+        let mut runner = load(&model, vec![device.clone()], ComputeType::F32);
+        let mut expected = Vec::new();
+        for range in [0..5, 5..20, 20..21, 21..22, 22..23] {
+            let mut logits = Vec::new();
+            runner.forward(&step(range, &tables), &mut logits).unwrap();
+            expected.extend(logits);
+            let other = step(0..3, &[&[30]]);
+            runner.forward(&other, &mut Vec::new()).unwrap();
+        }
+        assert_eq!(runner.times().num_laid_out_ahead, 0, "{name}");
+        assert!(found == expected, "{name}");
+    }
+}
+
+#[test]
 fn more_devices_than_layers_are_refused() {
     let Some(device) = device() else { return };
     let config = small_config("qwen2", &json!({"num_hidden_layers": 2}));

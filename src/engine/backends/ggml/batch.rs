@@ -6,7 +6,7 @@
 //! is padding. Padding reads and writes one extra block at the end of the pool, the *sink*, whose
 //! contents no sequence sees. Pure arithmetic; no type of ggml.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::{StepInput, StepSequence};
 
@@ -88,11 +88,15 @@ pub(super) struct Bounds {
 }
 
 /// One step, in the rows of a graph.
-pub(super) struct Batch<'a> {
+pub(super) struct Batch {
     pub(super) shape: Shape,
     bounds: Bounds,
-    /// Per group: its sequences, and its first row.
-    members: Vec<(Vec<&'a StepSequence>, usize)>,
+    /// Per group its first row.
+    first_rows: Vec<usize>,
+    /// Per group the blocks that its keys are gathered from, sequence after sequence.
+    pub(super) blocks: Vec<Vec<i32>>,
+    /// Masks that were laid out already, by group and window.
+    masks: BTreeMap<(usize, Option<usize>), Vec<u16>>,
     /// Per group, where it lies if all keys are to be read in place.
     pub(super) spreads: Vec<Option<Spread>>,
     /// The source row of each row, `None` for padding.
@@ -105,12 +109,12 @@ pub(super) struct Batch<'a> {
     pub(super) outputs: Vec<i32>,
 }
 
-impl<'a> Batch<'a> {
+impl Batch {
     /// Lays out a step.
     ///
     /// # Errors
     /// The step names a token or a block that does not exist, or has rows without a place.
-    pub(super) fn new(input: &'a StepInput, bounds: Bounds) -> Result<Self, String> {
+    pub(super) fn new(input: &StepInput, bounds: Bounds) -> Result<Self, String> {
         check(input, bounds)?;
         let mut groups: BTreeMap<(usize, usize), Vec<&StepSequence>> = BTreeMap::new();
         for sequence in input.sequences.iter().filter(|s| s.num_rows > 0) {
@@ -124,7 +128,9 @@ impl<'a> Batch<'a> {
                 outputs: 0,
             },
             bounds,
-            members: Vec::new(),
+            first_rows: Vec::new(),
+            blocks: Vec::new(),
+            masks: BTreeMap::new(),
             spreads: Vec::new(),
             sources: Vec::new(),
             positions: Vec::new(),
@@ -134,7 +140,7 @@ impl<'a> Batch<'a> {
         // The graph's row of every source row.
         let mut placed = vec![0; input.token_ids.len()];
         for ((rows, positions), members) in groups {
-            batch.place(rows, positions, members, &mut placed);
+            batch.place(rows, positions, &members, &mut placed);
         }
         for sequence in &input.sequences {
             let end = sequence.first_row + sequence.num_rows;
@@ -154,7 +160,7 @@ impl<'a> Batch<'a> {
         &mut self,
         rows: usize,
         positions: usize,
-        members: Vec<&'a StepSequence>,
+        members: &[&StepSequence],
         placed: &mut [i32],
     ) {
         let Bounds {
@@ -183,15 +189,17 @@ impl<'a> Batch<'a> {
             self.positions.push(position as i32);
             self.slots.push(slot as i64);
         }
-        let spread = self.spread(&members, positions, sequences);
-        self.shape.groups.push(GroupShape {
+        let spread = self.spread(members, positions, sequences);
+        let shape = GroupShape {
             rows,
             positions,
             sequences,
             in_place: spread.is_some(),
-        });
+        };
+        self.shape.groups.push(shape);
         self.spreads.push(spread);
-        self.members.push((members, first_row));
+        self.blocks.push(self.blocks_of(shape, members));
+        self.first_rows.push(first_row);
     }
 
     /// Where a group lies, if every sequence's blocks follow one another, the beginnings are
@@ -233,8 +241,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The blocks that a group's keys are gathered from, sequence after sequence.
-    pub(super) fn blocks(&self, group: usize) -> Vec<i32> {
-        let (shape, (members, _)) = (self.shape.groups[group], &self.members[group]);
+    fn blocks_of(&self, shape: GroupShape, members: &[&StepSequence]) -> Vec<i32> {
         let count = shape.blocks(self.bounds.block_size);
         let sink = self.bounds.num_blocks as i32;
         let mut blocks = Vec::with_capacity(count * shape.sequences);
@@ -247,11 +254,27 @@ impl<'a> Batch<'a> {
         blocks
     }
 
+    /// Lays out the masks of some windows before they are asked for.
+    fn lay_out_masks(&mut self, windows: &BTreeSet<Option<usize>>) {
+        for group in 0..self.shape.groups.len() {
+            for window in windows {
+                let mut mask = Vec::new();
+                self.mask(group, *window, &mut mask);
+                self.masks.insert((group, *window), mask);
+            }
+        }
+    }
+
+    /// The mask of a group, where it was laid out already.
+    pub(super) fn ready_mask(&self, group: usize, window: Option<usize>) -> Option<&[u16]> {
+        self.masks.get(&(group, window)).map(Vec::as_slice)
+    }
+
     /// Which keys each row of a group sees: the last `window` up to itself, all without one.
     /// *Shapes* `mask`: `[sequences, rows, positions]` in `f16`. A row of padding sees one key, so
     /// that its softmax is a number.
     pub(super) fn mask(&self, group: usize, window: Option<usize>, mask: &mut Vec<u16>) {
-        let (shape, (_, first_row)) = (self.shape.groups[group], &self.members[group]);
+        let (shape, first_row) = (self.shape.groups[group], self.first_rows[group]);
         mask.clear();
         mask.resize(shape.num_rows() * shape.positions, HIDDEN);
         for (row, mask) in mask.chunks_exact_mut(shape.positions).enumerate() {
@@ -259,6 +282,45 @@ impl<'a> Batch<'a> {
             let begin = window.map_or(0, |window| end.saturating_sub(window));
             mask[begin..end].fill(SEEN);
         }
+    }
+}
+
+/// A step that will probably follow another one, laid out while that one runs: it has the same
+/// sequences, each a token longer. What the tokens are, no layout depends on.
+pub(super) struct Ahead {
+    sequences: Vec<StepSequence>,
+    batch: Batch,
+}
+
+impl Ahead {
+    /// What follows a step in which every sequence decodes one token; `None` after any other, and
+    /// where a sequence will need another block, which the engine has not given it yet.
+    pub(super) fn of(
+        input: &StepInput,
+        bounds: Bounds,
+        windows: &BTreeSet<Option<usize>>,
+    ) -> Option<Self> {
+        let mut next = input.clone();
+        for sequence in &mut next.sequences {
+            let room = sequence.block_table.len() * bounds.block_size;
+            sequence.num_computed_tokens += 1;
+            if (sequence.num_rows, sequence.num_logits) != (1, 1)
+                || sequence.num_computed_tokens == room
+            {
+                return None;
+            }
+        }
+        let mut batch = Batch::new(&next, bounds).ok()?;
+        batch.lay_out_masks(windows);
+        Some(Self {
+            sequences: next.sequences,
+            batch,
+        })
+    }
+
+    /// The layout, if this step is the one that was expected.
+    pub(super) fn layout_of(self, input: &StepInput) -> Option<Batch> {
+        (self.sequences == input.sequences).then_some(self.batch)
     }
 }
 
@@ -410,14 +472,20 @@ mod tests {
             }
             for group in 0..batch.shape.groups.len() {
                 let shape = batch.shape.groups[group];
-                let blocks = batch.blocks(group);
+                let blocks = &batch.blocks[group];
                 prop_assert_eq!(blocks.len(), shape.sequences * shape.blocks(BOUNDS.block_size));
                 prop_assert!(blocks.iter().all(|b| (0..=50).contains(b)));
                 let end = (BOUNDS.num_blocks + 1) * BOUNDS.block_size;
                 if let Some(spread) = batch.spreads[group] {
                     let last = spread.first + spread.spacing * (shape.sequences - 1);
                     prop_assert!(last + shape.positions <= end);
-                    for (index, sequence) in batch.members[group].0.iter().enumerate() {
+                    let rows = batch.first_rows[group]..batch.first_rows[group] + shape.num_rows();
+                    let firsts = batch.sources[rows].iter().step_by(shape.rows).flatten();
+                    let members = firsts.map(|source| {
+                        let mut sequences = input.sequences.iter();
+                        sequences.find(|s| s.num_rows > 0 && s.first_row == *source).unwrap()
+                    });
+                    for (index, sequence) in members.enumerate() {
                         for position in 0..sequence.num_computed_tokens + sequence.num_rows {
                             let block = sequence.block_table[position / 16] as usize;
                             prop_assert_eq!(
@@ -443,6 +511,38 @@ mod tests {
                 prop_assert_eq!(batch.sources[*output as usize], Some(*source));
             }
             prop_assert!(batch.outputs.len() >= wanted.len());
+        }
+    }
+
+    #[test]
+    fn the_next_decoding_step_is_laid_out_ahead() {
+        let windows = BTreeSet::from([None, Some(4)]);
+        let step = input(&[(4, 1, 1), (300, 1, 1)]);
+        let mut next = step.clone();
+        next.token_ids = vec![7, 8];
+        for sequence in &mut next.sequences {
+            sequence.num_computed_tokens += 1;
+        }
+        let ahead = || Ahead::of(&step, BOUNDS, &windows).unwrap();
+        let found = ahead().layout_of(&next).unwrap();
+        let wanted = Batch::new(&next, BOUNDS).unwrap();
+        assert_eq!(found.shape, wanted.shape);
+        assert_eq!(found.positions, wanted.positions);
+        assert_eq!(
+            (found.slots, found.outputs),
+            (wanted.slots.clone(), wanted.outputs.clone())
+        );
+        for (group, window) in [(0, None), (1, Some(4))] {
+            let mut mask = Vec::new();
+            wanted.mask(group, window, &mut mask);
+            assert_eq!(found.masks[&(group, window)], mask);
+        }
+        // One that lost a sequence is another step.
+        next.sequences.pop();
+        assert!(ahead().layout_of(&next).is_none());
+        // A prompt, and a sequence whose last block is full.
+        for step in [[(0, 40, 1), (20, 1, 1)], [(4, 1, 1), (15, 1, 1)]] {
+            assert!(Ahead::of(&input(&step), BOUNDS, &windows).is_none());
         }
     }
 

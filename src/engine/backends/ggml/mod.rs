@@ -19,7 +19,7 @@ mod stage;
 mod tensor;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use crate::engine::device::DeviceKind;
 use crate::engine::{ModelRunner, RunnerError, StepInput};
 use crate::model::{Model, WeightId};
 
-use batch::{Batch, Bounds};
+use batch::{Ahead, Batch, Bounds};
 pub use decoder::AttentionPath;
 pub use device::{DeviceInfo, devices};
 pub use llama_cpp::{LlamaCppOptions, LlamaCppRunner, MAX_SEQUENCES};
@@ -73,6 +73,10 @@ pub struct GgmlRunner {
     bounds: Bounds,
     times: StepTimes,
     hidden: Vec<f32>,
+    /// The windows of attention that there are.
+    windows: BTreeSet<Option<usize>>,
+    /// The next step, if it is the one that was expected when the last one ran.
+    ahead: Option<Ahead>,
 }
 
 /// Where the time of steps went, altogether.
@@ -82,6 +86,8 @@ pub struct StepTimes {
     pub num_steps: u64,
     /// Laying out, embedding, and building and planning graphs that were not there.
     pub prepare: Duration,
+    /// Steps that were laid out while the device computed the step before.
+    pub num_laid_out_ahead: u64,
     /// Writing inputs to the device and reading logits from it.
     pub transfer: Duration,
     /// Running graphs.
@@ -129,6 +135,8 @@ impl GgmlRunner {
             },
             times: StepTimes::default(),
             hidden: Vec::new(),
+            windows: spec.sliding_window.iter().copied().collect(),
+            ahead: None,
         })
     }
 
@@ -183,7 +191,7 @@ impl GgmlRunner {
     }
 
     /// The embedding of every row; rows of padding are zero.
-    fn embed(&mut self, batch: &Batch<'_>, token_ids: &[u32]) {
+    fn embed(&mut self, batch: &Batch, token_ids: &[u32]) {
         let embedding = weight(&self.model, WeightId::Embedding);
         let spec = &self.model.spec;
         self.hidden.clear();
@@ -228,7 +236,14 @@ impl ModelRunner for GgmlRunner {
         // Every value is overwritten, so what is there already need not be cleared.
         logits.resize(input.num_logits() * self.bounds.vocab_size, 0.0);
         let start = Instant::now();
-        let batch = Batch::new(input, self.bounds).map_err(failure)?;
+        let batch = match self.ahead.take().and_then(|ahead| ahead.layout_of(input)) {
+            Some(batch) => {
+                input.check_rows(self.bounds.vocab_size).map_err(failure)?;
+                self.times.num_laid_out_ahead += 1;
+                batch
+            }
+            None => Batch::new(input, self.bounds).map_err(failure)?,
+        };
         if batch.sources.is_empty() {
             return Ok(());
         }
@@ -241,9 +256,13 @@ impl ModelRunner for GgmlRunner {
         first.write(&batch);
         first.write_rows(&batch.shape, &self.hidden);
         let written = Instant::now();
-        // While the first device computes, the inputs of the others are written.
-        let write_others = || others.iter_mut().for_each(|section| section.write(&batch));
-        first.run(&batch.shape, write_others).map_err(failure)?;
+        // While the first device computes, the inputs of the others are written, and the step is laid
+        // out that will follow unless a sequence ends, begins or needs a block.
+        let meanwhile = || {
+            others.iter_mut().for_each(|section| section.write(&batch));
+            self.ahead = Ahead::of(input, self.bounds, &self.windows);
+        };
+        first.run(&batch.shape, meanwhile).map_err(failure)?;
         let mut before = first;
         for section in others {
             section.take_rows(&batch.shape, before);

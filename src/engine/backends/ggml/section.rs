@@ -213,14 +213,14 @@ impl Section {
     ///
     /// # Panics
     /// The step was not prepared.
-    pub(super) fn write(&mut self, batch: &Batch<'_>) {
+    pub(super) fn write(&mut self, batch: &Batch) {
         let step = &self.graphs[&batch.shape].step;
         let (stage, graph, mask) = (&self.stage, &step.graph, &mut self.mask);
         stage.write(graph, &step.positions, &batch.positions);
         stage.write(graph, &step.slots, &batch.slots);
         for (index, group) in step.groups.iter().enumerate() {
             if let Some(blocks) = &group.blocks {
-                stage.write(graph, blocks, &batch.blocks(index));
+                stage.write(graph, blocks, &batch.blocks[index]);
             }
             if let Some(spread) = batch.spreads[index] {
                 for window in &group.windows {
@@ -228,7 +228,11 @@ impl Section {
                 }
             }
             for (window, tensor) in &group.masks {
-                batch.mask(index, *window, mask);
+                let ready = batch.ready_mask(index, *window);
+                let mask = ready.unwrap_or_else(|| {
+                    batch.mask(index, *window, mask);
+                    mask
+                });
                 stage.write(graph, tensor, mask);
             }
         }
@@ -283,7 +287,7 @@ impl Section {
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn gather_time(&mut self, batch: &Batch<'_>) -> Result<Duration, String> {
+    pub(super) fn gather_time(&mut self, batch: &Batch) -> Result<Duration, String> {
         const REPETITIONS: usize = 9;
         let mut shape = batch.shape.clone();
         for group in &mut shape.groups {
@@ -292,8 +296,8 @@ impl Section {
         let (mut graph, inputs) = StepGraph::gathers(&self.parts(), &shape);
         self.stage.plan(&mut graph)?;
         for (index, group) in inputs.iter().enumerate() {
-            let blocks = batch.blocks(index);
-            self.stage.write(&graph, group.blocks(), &blocks);
+            self.stage
+                .write(&graph, group.blocks(), &batch.blocks[index]);
         }
         let mut times = [Duration::ZERO; REPETITIONS];
         for time in &mut times {

@@ -9,63 +9,48 @@ use super::{ROWS, Tiles};
 /// Panels that are multiplied at once.
 pub(in crate::cpu) const BYTE_PANELS: usize = 2;
 
-/// Groups of inputs that are summed at once: their sums stay in the first-level cache.
-pub(in crate::cpu) const GROUPS: usize = 4;
-
-/// Sums of a group, for each row two panels.
-pub(in crate::cpu) type GroupSums = [[[u32; LANES]; BYTE_PANELS]; ROWS];
-
-/// Sums of some groups.
+/// Sums of a group of inputs, for each row two panels.
 #[repr(align(64))]
-pub(in crate::cpu) struct ByteSums([GroupSums; GROUPS]);
+pub(in crate::cpu) struct ByteSums([[[u32; LANES]; BYTE_PANELS]; ROWS]);
 
 impl ByteSums {
     /// Zeros.
     pub(in crate::cpu) fn new() -> Self {
-        Self([[[[0; LANES]; BYTE_PANELS]; ROWS]; GROUPS])
+        Self([[[0; LANES]; BYTE_PANELS]; ROWS])
     }
 
-    /// The sums of a group, of a row and one of two panels.
+    /// The sums of a row, of each panel.
     #[inline(always)]
-    pub(in crate::cpu) fn of(&self, group: usize, row: usize, panel: usize) -> &[u32; LANES] {
-        &self.0[group][row][panel]
-    }
-
-    /// The sums of a group and those that follow.
-    #[inline(always)]
-    pub(in crate::cpu) fn starting_at(&mut self, group: usize) -> &mut [GroupSums] {
-        &mut self.0[group..]
+    pub(in crate::cpu) fn of(&self, row: usize) -> &[[u32; LANES]; BYTE_PANELS] {
+        &self.0[row]
     }
 }
 
 impl Tiles {
-    /// For each of `groups` groups of `steps` steps the sums of the products of two panels and the
-    /// configured rows. `rows` is where the first one lies, and the words from one to the next.
+    /// The sums over `steps` steps of the products of two panels and the configured rows. `rows` is
+    /// where the first one lies, and the words from one to the next.
     ///
     /// # Safety
     /// No other [`Tiles`] was made on this thread since this one; its steps are `W` words. There is
-    /// a step, and there are 1 to `sums.len()` groups. Each panel pointer has a readable line for each
-    /// word of the groups, each row a readable word.
+    /// a step. Each panel pointer has a readable line for each word of the steps, each row a readable
+    /// word.
     #[inline(always)]
     pub(in crate::cpu) unsafe fn multiply_bytes<const W: usize>(
         &mut self,
         panels: [*const Line<u32>; BYTE_PANELS],
         (first, stride): (*const u32, usize),
-        groups: usize,
         steps: usize,
-        sums: &mut [GroupSums],
+        sums: &mut ByteSums,
     ) {
-        debug_assert!(W == self.words && steps > 0 && groups > 0 && groups <= sums.len());
+        debug_assert!(W == self.words && steps > 0);
         let second = first.wrapping_add(self.upper * stride);
-        let out = sums.as_mut_ptr().cast::<[[u32; LANES]; BYTE_PANELS]>();
+        let out = sums.0.as_mut_ptr();
         let lower = out.wrapping_add(self.upper);
         macro_rules! product {
             ([$($zero:literal)*] [$($step:literal)*] [$($store:literal)*]
              $(, $operand:ident = $value:expr)*) => {
                 asm!(
-                    "3:",
                     $($zero,)*
-                    "mov {left}, {steps}",
                     "2:",
                     ask_ahead!("panel0"),
                     ask_ahead!("panel1"),
@@ -73,22 +58,16 @@ impl Tiles {
                     "add {rows0}, {row_step}",
                     "add {panel0}, {panel_step}",
                     "add {panel1}, {panel_step}",
-                    "dec {left}",
+                    "dec {steps}",
                     "jnz 2b",
                     $($store,)*
-                    "add {out}, {group}",
-                    "dec {groups}",
-                    "jnz 3b",
                     row_step = const W * size_of::<u32>(),
                     panel_step = const W * size_of::<Line<u32>>(),
-                    group = const size_of::<GroupSums>(),
-                    groups = inout(reg) groups => _,
-                    steps = in(reg) steps,
-                    left = out(reg) _,
+                    steps = inout(reg) steps => _,
                     rows0 = inout(reg) first => _,
                     panel0 = inout(reg) panels[0] => _,
                     panel1 = inout(reg) panels[1] => _,
-                    out = inout(reg) out => _,
+                    out = in(reg) out,
                     stride = in(reg) stride * size_of::<u32>(),
                     line = in(reg) size_of::<Line<u32>>(),
                     out_stride = in(reg) size_of::<[[u32; LANES]; BYTE_PANELS]>(),
@@ -101,7 +80,7 @@ impl Tiles {
         }
         // SAFETY: the registers are configured for these rows and steps as long as `self` is there.
         // Loads touch what the caller promises: of each row and panel `W` words or lines a step.
-        // Stores fill two lines of each row of a group, and there are no more groups than `sums` has.
+        // Stores fill two lines of each row.
         unsafe {
             if self.lower == 0 {
                 product!(
@@ -137,7 +116,6 @@ impl Tiles {
                         "tilestored [{out} + {out_stride}*1 + 64], tmm1"
                         "tilestored [{lower} + {out_stride}*1], tmm2"
                         "tilestored [{lower} + {out_stride}*1 + 64], tmm3"
-                        "add {lower}, {group}"
                     ],
                     rows1 = second,
                     lower = lower

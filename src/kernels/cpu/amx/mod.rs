@@ -38,7 +38,7 @@ use std::ops::Range;
 use super::line::Line;
 use super::simd::LANES;
 use super::simd::avx512::Avx512;
-pub(super) use bytes::{BYTE_PANELS, ByteSums, GROUPS};
+pub(super) use bytes::{BYTE_PANELS, ByteSums};
 pub(super) use floats::Sums;
 
 /// Rows of a tile.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::amx::{Amx, BYTE_PANELS, ByteSums, GROUPS, ROWS, TileWork, Tiles};
+use super::super::amx::{Amx, BYTE_PANELS, ByteSums, ROWS, TileWork, Tiles};
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::sink::Sink;
 use super::GROUP_WORDS;
@@ -35,7 +35,7 @@ fn multiply<S: Simd, F: Format, const W: usize>(simd: S, task: FormatTask<'_, F>
     let mut work = Products::<S, F, W> {
         task,
         simd,
-        sums: ByteSums::new(),
+        sums: [ByteSums::new(), ByteSums::new()],
         totals: [[[0.0; LANES]; BYTE_PANELS]; ROWS],
     };
     amx.for_each_tile(panels, rows, W, &mut work);
@@ -45,7 +45,8 @@ fn multiply<S: Simd, F: Format, const W: usize>(simd: S, task: FormatTask<'_, F>
 struct Products<'a, S, F, const W: usize> {
     task: FormatTask<'a, F>,
     simd: S,
-    sums: ByteSums,
+    /// Of a group, and of the one before.
+    sums: [ByteSums; 2],
     totals: [[[f32; LANES]; BYTE_PANELS]; ROWS],
 }
 
@@ -65,17 +66,20 @@ impl<S: Simd, F: Format, const W: usize> TileWork for Products<'_, S, F, W> {
 }
 
 impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
-    /// Two panels.
+    /// Two panels. While the sums of a group are added to the totals, the tiles of the next one are
+    /// multiplied already: the instructions of both are under way together.
     #[inline(always)]
     fn pair(&mut self, tiles: &mut Tiles, panel: usize, range: Range<usize>) {
         let (groups, simd) = (self.task.0.weights.groups, self.simd);
         for totals in &mut self.totals[..range.len()] {
             *totals = [[0.0; LANES]; BYTE_PANELS];
         }
-        for first in (0..groups).step_by(GROUPS) {
-            let groups = first..groups.min(first + GROUPS);
-            self.sum_groups(tiles, panel, &range, &groups);
-            self.add_groups(panel, &range, &groups);
+        self.sum_group(tiles, panel, &range, 0);
+        for group in 0..groups {
+            if group + 1 < groups {
+                self.sum_group(tiles, panel, &range, group + 1);
+            }
+            self.add_group(panel, &range, group);
         }
         for (totals, row) in self.totals.iter().zip(range) {
             let totals = [simd.load(&totals[0]), simd.load(&totals[1])];
@@ -84,70 +88,46 @@ impl<S: Simd, F: Format, const W: usize> Products<'_, S, F, W> {
         }
     }
 
-    /// The sums of some groups.
+    /// The sums of a group.
     #[inline(always)]
-    fn sum_groups(
-        &mut self,
-        tiles: &mut Tiles,
-        panel: usize,
-        range: &Range<usize>,
-        groups: &Range<usize>,
-    ) {
+    fn sum_group(&mut self, tiles: &mut Tiles, panel: usize, range: &Range<usize>, group: usize) {
         let IntTask { weights, rows, .. } = &self.task.0;
-        let words = weights.words();
+        let (words, stride) = (weights.words(), rows.stride());
         let group_words = group_words::<F>(words);
-        assert!(weights.groups == words.div_ceil(group_words));
         // Groups are whole, but for the last one.
-        let end = words.min(groups.end * group_words);
-        let whole = (end - groups.start * group_words) / group_words;
-        let stride = rows.stride();
+        let part = group * group_words..words.min((group + 1) * group_words);
+        let steps = part.len() / W;
+        let panels = [
+            weights.panel_lines(panel)[part.clone()].as_ptr(),
+            weights.panel_lines(panel + 1)[part.clone()].as_ptr(),
+        ];
         let all = &rows.words()[range.start * stride..range.end * stride];
-        let mut sum = |first_group: usize, count: usize, steps: usize| {
-            let first = (groups.start + first_group) * group_words;
-            let words = first..first + count * steps * W;
-            let panels = [
-                weights.panel_lines(panel)[words.clone()].as_ptr(),
-                weights.panel_lines(panel + 1)[words.clone()].as_ptr(),
-            ];
-            assert!(words.end <= stride && count > 0 && steps > 0);
-            let from = all[words.start..].as_ptr();
-            let sums = self.sums.starting_at(first_group);
-            // SAFETY: each panel has a line for each of these words, each row has them; the groups
-            // are no more than there are sums of. The tiles are the latest, with steps of `W` words.
-            unsafe { tiles.multiply_bytes::<W>(panels, (from, stride), count, steps, sums) };
-        };
-        if whole > 0 {
-            sum(0, whole, group_words / W);
-        }
-        if whole < groups.len() {
-            let rest = end - (groups.start + whole) * group_words;
-            sum(whole, 1, rest / W);
-        }
+        assert!(part.end <= stride && steps > 0);
+        let from = (all[part.start..].as_ptr(), stride);
+        let sums = &mut self.sums[group % 2];
+        // SAFETY: each panel has a line for each of these words, each row has them. The tiles are the
+        // latest, with steps of `W` words.
+        unsafe { tiles.multiply_bytes::<W>(panels, from, steps, sums) };
     }
 
-    /// Adds some groups to the totals.
+    /// Adds a group to the totals.
     #[inline(always)]
-    fn add_groups(&mut self, panel: usize, range: &Range<usize>, groups: &Range<usize>) {
+    fn add_group(&mut self, panel: usize, range: &Range<usize>, group: usize) {
         let simd = self.simd;
         let IntTask { weights, rows, .. } = &self.task.0;
-        for index in 0..BYTE_PANELS {
-            let mut scales = [simd.splat(0.0); GROUPS];
-            let halves = &weights.panel_scales(panel + index)[groups.clone()];
-            for (scale, halves) in scales.iter_mut().zip(halves) {
-                *scale = simd.widen_f16(halves);
-            }
-            for (row, totals) in range.clone().zip(&mut self.totals) {
-                let (row_scales, corrections) = rows.row_groups(row);
-                let row_scales = &row_scales[groups.clone()];
-                let corrections = &corrections[groups.clone()];
-                let mut total = simd.load(&totals[index]);
-                for group in 0..groups.len() {
-                    let (scale, correction) = (row_scales[group], corrections[group]);
-                    let sums = simd.load_words(self.sums.of(group, row - range.start, index));
-                    let sums = simd.add_words(sums, start::<S, F>(simd, correction));
-                    total = add_group(simd, total, sums, scales[group], scale);
-                }
-                simd.store(total, &mut totals[index]);
+        let mut scales = [simd.splat(0.0); BYTE_PANELS];
+        for (index, scale) in scales.iter_mut().enumerate() {
+            *scale = simd.widen_f16(&weights.panel_scales(panel + index)[group]);
+        }
+        let sums = &self.sums[group % 2];
+        for (index, (row, totals)) in range.clone().zip(&mut self.totals).enumerate() {
+            let (row_scales, corrections) = rows.row_groups(row);
+            let start = start::<S, F>(simd, corrections[group]);
+            let row_scale = row_scales[group];
+            for ((total, sums), scale) in totals.iter_mut().zip(sums.of(index)).zip(scales) {
+                let sums = simd.add_words(simd.load_words(sums), start);
+                let sum = add_group(simd, simd.load(total), sums, scale, row_scale);
+                simd.store(sum, total);
             }
         }
     }
