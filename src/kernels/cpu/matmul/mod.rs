@@ -498,18 +498,14 @@ mod tests {
         for pair in samples.as_chunks::<LANES>().0.as_chunks::<2>().0 {
             let across = Pieces::words(&pair[0], &pair[1]);
             let along = Pieces::row_words(super::super::simd::portable::Portable, *pair);
-            for lane in 0..LANES {
-                let sum = |words: [u32; 3], half: usize| -> f64 {
-                    let pieces = words.map(|word| f64::from(Bf16::values(word)[half]));
-                    pieces.into_iter().sum()
-                };
-                for half in 0..2 {
-                    let wanted = f64::from(pair[half][lane]);
-                    assert_eq!(sum(across.map(|piece| piece[lane]), half), wanted);
-                    let index = half * LANES + lane;
-                    let words = along.map(|piece| piece[index / 2]);
-                    assert_eq!(sum(words, index % 2), wanted);
-                }
+            let sum = |pieces: [[u32; LANES]; MOST_PIECES], lane: usize, half: usize| -> f64 {
+                let pieces = pieces.map(|words| f64::from(Bf16::values(words[lane])[half]));
+                pieces.into_iter().sum()
+            };
+            for (index, value) in pair.as_flattened().iter().enumerate() {
+                let wanted = f64::from(*value);
+                assert_eq!(sum(across, index % LANES, index / LANES), wanted);
+                assert_eq!(sum(along, index / 2, index % 2), wanted);
             }
         }
     }

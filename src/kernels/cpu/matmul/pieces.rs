@@ -34,11 +34,12 @@ impl Packed for Pieces {
         let mut rest = (*first, *second);
         let mut pieces = [[0; LANES]; MOST_PIECES];
         for piece in &mut pieces {
-            for lane in 0..LANES {
-                let halves = (bf16_bits(rest.0[lane]), bf16_bits(rest.1[lane]));
-                rest.0[lane] -= bf16_value(halves.0);
-                rest.1[lane] -= bf16_value(halves.1);
-                piece[lane] = u32::from(halves.0) | u32::from(halves.1) << 16;
+            for (word, (first, second)) in piece.iter_mut().zip(rest.0.iter_mut().zip(&mut rest.1))
+            {
+                let halves = (bf16_bits(*first), bf16_bits(*second));
+                *first -= bf16_value(halves.0);
+                *second -= bf16_value(halves.1);
+                *word = u32::from(halves.0) | u32::from(halves.1) << 16;
             }
         }
         pieces
