@@ -15,7 +15,7 @@ use rayon::slice::ParallelSlice;
 use crate::random::CounterRng;
 
 use super::{RequestError, SamplingParams, TokenLogprob};
-use scan::{Peak, best, log_sum_exp, peak};
+use scan::{Peak, best, peak, peak_and_log_total};
 
 /// Temperatures below this are greedy: dividing by them would overflow (vLLM's threshold).
 const MIN_TEMPERATURE: f32 = 1e-5;
@@ -166,11 +166,8 @@ pub(super) fn scan_rows(
 }
 
 fn scan_row(logits: &[f32]) -> Result<RowScan, SamplerError> {
-    let peak = peak(logits)?;
-    Ok(RowScan {
-        peak,
-        log_total: log_sum_exp(logits, peak.value),
-    })
+    let (peak, log_total) = peak_and_log_total(logits)?;
+    Ok(RowScan { peak, log_total })
 }
 
 /// Chooses tokens; keeps its buffers between calls.

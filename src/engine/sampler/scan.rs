@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::SamplerError;
 use crate::kernels::cpu::{
-    Greatest, Isa, LOGITS_PER_BLOCK, exp_of_nonpositive, greatest, sum_of_exponentials,
+    Greatest, Isa, LOGITS_PER_BLOCK, Scan, exp_of_nonpositive, greatest, scan, sum_of_exponentials,
 };
 
 /// Logits handled together; a block's maximum says whether the block is worth a second look.
@@ -27,11 +27,22 @@ pub(super) struct Peak {
 
 /// Finds the greatest logit, the lowest id among equals.
 pub(super) fn peak(logits: &[f32]) -> Result<Peak, SamplerError> {
+    peak_of(logits, greatest(isa(), logits))
+}
+
+/// The greatest logit and `ln(sum(exp(logits)))`, in one pass.
+pub(super) fn peak_and_log_total(logits: &[f32]) -> Result<(Peak, f64), SamplerError> {
+    let Scan { greatest, sum } = scan(isa(), logits);
+    let peak = peak_of(logits, greatest)?;
+    Ok((peak, f64::from(peak.value) + sum.ln()))
+}
+
+fn peak_of(logits: &[f32], greatest: Greatest) -> Result<Peak, SamplerError> {
     let Greatest {
         value,
         block_start,
         has_nan,
-    } = greatest(isa(), logits);
+    } = greatest;
     if has_nan {
         let token_id = logits.iter().position(|x| x.is_nan()).unwrap_or(0);
         return Err(SamplerError::NotANumber { token_id });
@@ -45,11 +56,6 @@ pub(super) fn peak(logits: &[f32]) -> Result<Peak, SamplerError> {
         token_id: (block_start + inside) as u32,
         value,
     })
-}
-
-/// `ln(sum(exp(logits)))`, given their maximum.
-pub(super) fn log_sum_exp(logits: &[f32], max: f32) -> f64 {
-    f64::from(max) + sum_weights(logits, max, 1.0).ln()
 }
 
 /// The sum of [`weight`] over all logits.
@@ -171,10 +177,10 @@ mod tests {
         }
 
         #[test]
-        fn log_sum_exp_is_accurate(logits in rows()) {
-            let max = peak(&logits).unwrap().value;
+        fn the_log_total_is_accurate(logits in rows()) {
+            let (_, log_total) = peak_and_log_total(&logits).unwrap();
             let exact = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
-            prop_assert!((log_sum_exp(&logits, max) - exact).abs() < 1e-6);
+            prop_assert!((log_total - exact).abs() < 1e-6);
         }
     }
 }

@@ -36,6 +36,22 @@ pub fn sum_of_exponentials(isa: Isa, logits: &[f32], max: f32, inverse_temperatu
     })
 }
 
+/// What [`scan`] finds in a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scan {
+    /// The greatest value.
+    pub greatest: Greatest,
+    /// The sum of the exponentials of all values less the greatest; of no meaning where that is not
+    /// finite.
+    pub sum: f64,
+}
+
+/// [`greatest`], and [`sum_of_exponentials`] from it, while the row is read once: what a block adds is
+/// taken relative to the greatest so far, and scaled when there is a greater one.
+pub fn scan(isa: Isa, logits: &[f32]) -> Scan {
+    isa.run(ScanRow(logits))
+}
+
 struct FindGreatest<'a>(&'a [f32]);
 
 impl Kernel for FindGreatest<'_> {
@@ -43,28 +59,48 @@ impl Kernel for FindGreatest<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Greatest {
-        let mut found = Greatest {
-            value: f32::NEG_INFINITY,
-            block_start: 0,
-            has_nan: false,
-        };
-        let (one, lowest) = (simd.splat(1.0), simd.splat(f32::NEG_INFINITY));
+        let mut found = Greatest::NONE;
         for (index, block) in self.0.chunks(LOGITS_PER_BLOCK).enumerate() {
-            let (mut most, mut numbers) = (lowest, one);
-            for index in 0..block.len().div_ceil(LANES) {
-                let x = simd.load(&vector(block, index));
-                // The second operand stays where the first is no number.
-                most = simd.max(x, most);
-                numbers = simd.min(simd.keep_where_at_least(one, x, x), numbers);
-            }
-            let value = simd.max_lane(most);
-            if value > found.value {
-                (found.value, found.block_start) = (value, index * LOGITS_PER_BLOCK);
-            }
-            found.has_nan |= simd.sum(numbers) < LANES as f32;
+            found.look_at(simd, index, block);
         }
         found
     }
+}
+
+impl Greatest {
+    /// Of no values.
+    const NONE: Self = Self {
+        value: f32::NEG_INFINITY,
+        block_start: 0,
+        has_nan: false,
+    };
+
+    /// Takes a block in.
+    #[inline(always)]
+    fn look_at<S: Simd>(&mut self, simd: S, index: usize, block: &[f32]) {
+        let (one, lowest) = (simd.splat(1.0), simd.splat(f32::NEG_INFINITY));
+        let (mut most, mut numbers) = (lowest, one);
+        let (lines, rest) = block.as_chunks::<LANES>();
+        for line in lines {
+            (most, numbers) = look_at_lanes(simd, simd.load(line), most, numbers);
+        }
+        if !rest.is_empty() {
+            (most, numbers) = look_at_lanes(simd, load_rest(simd, rest), most, numbers);
+        }
+        let value = simd.max_lane(most);
+        if value > self.value {
+            (self.value, self.block_start) = (value, index * LOGITS_PER_BLOCK);
+        }
+        self.has_nan |= simd.sum(numbers) < LANES as f32;
+    }
+}
+
+/// The greatest of each lane, and 1 in lanes that held nothing but numbers.
+#[inline(always)]
+fn look_at_lanes<S: Simd>(simd: S, x: S::F32, most: S::F32, numbers: S::F32) -> (S::F32, S::F32) {
+    let is_number = simd.keep_where_at_least(simd.splat(1.0), x, x);
+    // The second operand stays where the first is no number.
+    (simd.max(x, most), simd.min(is_number, numbers))
 }
 
 struct SumExponentials<'a> {
@@ -81,34 +117,62 @@ impl Kernel for SumExponentials<'_> {
         let (max, factor) = (simd.splat(self.max), simd.splat(self.inverse_temperature));
         let mut total = 0.0;
         for block in self.logits.chunks(LOGITS_PER_BLOCK) {
-            let mut sums = simd.splat(0.0);
-            for index in 0..block.len().div_ceil(LANES) {
-                let x = simd.load(&vector(block, index));
-                let x = simd.mul(simd.sub(x, max), factor);
-                sums = simd.add(sums, exp_lanes(simd, x));
-            }
-            let mut lanes = [0.0; LANES];
-            simd.store(sums, &mut lanes);
-            let block: f64 = lanes.into_iter().map(f64::from).sum();
-            total += block;
+            total += sum_of_block(simd, block, max, factor);
         }
         total
     }
 }
 
-/// Sixteen values, those past the end filled up with minus infinity. Not a loop that takes a
-/// closure: a closure that is not inlined is compiled without the kernel's instruction set.
+/// The sum of the exponentials of a block's values, less `max` and times `factor`.
 #[inline(always)]
-fn vector(values: &[f32], index: usize) -> [f32; LANES] {
-    let rest = &values[index * LANES..];
-    match rest.first_chunk() {
-        Some(lanes) => *lanes,
-        None => {
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            lanes[..rest.len()].copy_from_slice(rest);
-            lanes
-        }
+fn sum_of_block<S: Simd>(simd: S, block: &[f32], max: S::F32, factor: S::F32) -> f64 {
+    let mut sums = simd.splat(0.0);
+    let (lines, rest) = block.as_chunks::<LANES>();
+    for line in lines {
+        let x = simd.mul(simd.sub(simd.load(line), max), factor);
+        sums = simd.add(sums, exp_lanes(simd, x));
     }
+    if !rest.is_empty() {
+        let x = simd.mul(simd.sub(load_rest(simd, rest), max), factor);
+        sums = simd.add(sums, exp_lanes(simd, x));
+    }
+    let mut lanes = [0.0; LANES];
+    simd.store(sums, &mut lanes);
+    lanes.into_iter().map(f64::from).sum()
+}
+
+struct ScanRow<'a>(&'a [f32]);
+
+impl Kernel for ScanRow<'_> {
+    type Output = Scan;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Scan {
+        let one = simd.splat(1.0);
+        let (mut greatest, mut sum) = (Greatest::NONE, 0.0);
+        for (index, block) in self.0.chunks(LOGITS_PER_BLOCK).enumerate() {
+            let before = greatest.value;
+            greatest.look_at(simd, index, block);
+            if greatest.value > before {
+                // Zero while there was nothing before.
+                let scale = exp_lanes(simd, simd.splat(before - greatest.value));
+                sum *= f64::from(simd.max_lane(scale));
+            }
+            // Minus infinity alone adds nothing, and has no difference from itself.
+            if greatest.value > f32::NEG_INFINITY {
+                sum += sum_of_block(simd, block, simd.splat(greatest.value), one);
+            }
+        }
+        Scan { greatest, sum }
+    }
+}
+
+/// Fewer than sixteen values, filled up with minus infinity.
+#[inline(always)]
+fn load_rest<S: Simd>(simd: S, rest: &[f32]) -> S::F32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    simd.load(&lanes)
 }
 
 /// `exp(x)` for `x <= 0`, relative error below 2e-7; zero below -87. Range reduction by powers of
@@ -161,6 +225,10 @@ mod tests {
                 assert!(block.copied().any(|x| x == most) && !found.has_nan);
                 let sum = sum_of_exponentials(isa, &logits, most, 1.0);
                 assert_eq!(sum.to_bits(), expected.to_bits(), "{isa}, {count}");
+                let both = scan(isa, &logits);
+                assert_eq!(both, scan(portable, &logits), "{isa}, {count}");
+                assert_eq!(both.greatest, found, "{isa}, {count}");
+                assert!((both.sum - exact).abs() < 1e-6 * exact, "{isa}, {count}");
             }
             let last = count - 1;
             logits[last] = f32::NAN;
@@ -170,6 +238,12 @@ mod tests {
             logits[last] = f32::NEG_INFINITY;
             for isa in Isa::available() {
                 assert!(!greatest(isa, &logits).has_nan, "{isa}, {count}");
+            }
+            // The greatest comes last, after a block of nothing.
+            logits.fill(f32::NEG_INFINITY);
+            logits[last] = 3.0;
+            for isa in Isa::available() {
+                assert_eq!(scan(isa, &logits).sum, 1.0, "{isa}, {count}");
             }
         }
     }

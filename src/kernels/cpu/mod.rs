@@ -50,7 +50,9 @@ pub use isa::{Isa, IsaError};
 pub use kv::{KvCache, KvFormat, KvShape};
 pub use line::{Arithmetic, Bf16, F32, Line, Operand, Rows};
 pub use linear::{GatedMatrix, PackedMatrix, Target, gated_linear, linear, linear_strided};
-pub use logits::{Greatest, LOGITS_PER_BLOCK, exp_of_nonpositive, greatest, sum_of_exponentials};
+pub use logits::{
+    Greatest, LOGITS_PER_BLOCK, Scan, exp_of_nonpositive, greatest, scan, sum_of_exponentials,
+};
 pub use matmul::{Matrix, Precision, Start, Values, multiply};
 pub use norm::{Vector, add_rms_norm, rms_norm};
 pub use plan::{Plan, PlanError, SequenceRows};

@@ -6,7 +6,7 @@ use crate::cpu::activation::exp;
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::{load, store};
 use crate::cpu::simd::{Kernel, LANES, Simd};
-use crate::cpu::{greatest, sum_of_exponentials};
+use crate::cpu::{Scan, scan};
 
 /// The sum over rows of `log(sum(exp(row))) - row[label]`, in double precision and row order.
 ///
@@ -50,16 +50,11 @@ struct Normaliser {
 
 impl Normaliser {
     fn of(isa: Isa, row: &[f32]) -> Self {
-        let greatest = greatest(isa, row);
-        // The passes leave out what is no number; a loss must not.
-        let sum = if greatest.has_nan {
-            f64::NAN
-        } else {
-            sum_of_exponentials(isa, row, greatest.value, 1.0)
-        };
+        let Scan { greatest, sum } = scan(isa, row);
         Self {
             max: greatest.value,
-            sum,
+            // The pass leaves out what is no number; a loss must not.
+            sum: if greatest.has_nan { f64::NAN } else { sum },
         }
     }
 
