@@ -27,7 +27,7 @@ use rayon::prelude::*;
 
 use crate::engine::backends::cpu::ComputeType;
 use crate::engine::device::DeviceKind;
-use crate::engine::{ModelRunner, RunnerError, StepInput};
+use crate::engine::{ModelRunner, RunnerError, StepInput, StepSequence};
 use crate::model::{Model, WeightId};
 
 use batch::{Ahead, Batch, Bounds};
@@ -41,6 +41,13 @@ use weights::weight;
 /// Rows that a thread embeds at least: to wake one beside ggml's own, which do not sleep between
 /// steps, takes as long as hundreds of rows.
 const MIN_ROWS_PER_THREAD: usize = 256;
+
+/// Rows of the text that a device is checked with.
+const CHECKED_ROWS: usize = 8;
+
+/// How far logits that should be the same may lie apart, as a share of their size: kernels that
+/// compute in half precision differ by hundredths, wrong ones by all of it.
+const MOST_DIFFERENCE: f32 = 0.25;
 
 /// How a model is run.
 #[derive(Clone, Debug)]
@@ -124,7 +131,7 @@ impl GgmlRunner {
         // understood, and other devices were tried, they gather.
         let is_cpu = |device: &DeviceInfo| device.kind == DeviceKind::Cpu;
         let reads_in_place = options.devices.iter().all(is_cpu);
-        Ok(Self {
+        let mut runner = Self {
             sections,
             model: Arc::clone(model),
             bounds: Bounds {
@@ -137,7 +144,65 @@ impl GgmlRunner {
             hidden: Vec::new(),
             windows: spec.sliding_window.iter().copied().collect(),
             ahead: None,
-        })
+        };
+        if !reads_in_place {
+            runner.check_decoding(options)?;
+            runner.times = StepTimes::default();
+        }
+        Ok(runner)
+    }
+
+    /// Computes a short text at once and then again with its last token alone. Drivers choose other
+    /// kernels for a single row, and a device on which those are wrong would answer nonsense after
+    /// the first token: Mesa's lavapipe does.
+    ///
+    /// # Errors
+    /// The two differ by more than half precision explains, or are no numbers.
+    fn check_decoding(&mut self, options: &GgmlOptions) -> Result<(), RunnerError> {
+        let longest = options.max_num_batched_tokens.min(options.max_model_len);
+        let num_rows = CHECKED_ROWS.min(longest).min(options.block_size);
+        if num_rows < 2 {
+            return Ok(());
+        }
+        let mut step = |rows: std::ops::Range<usize>| -> Result<Vec<f32>, RunnerError> {
+            let token = |position: usize| (position * 7 + 1) % self.bounds.vocab_size;
+            let input = StepInput {
+                token_ids: rows
+                    .clone()
+                    .map(|position| token(position) as u32)
+                    .collect(),
+                sequences: vec![StepSequence {
+                    first_row: 0,
+                    num_rows: rows.len(),
+                    num_computed_tokens: rows.start,
+                    block_table: vec![0],
+                    num_logits: 1,
+                }],
+            };
+            let mut logits = Vec::new();
+            self.forward(&input, &mut logits)?;
+            Ok(logits)
+        };
+        let at_once = step(0..num_rows)?;
+        step(0..num_rows - 1)?;
+        let alone = step(num_rows - 1..num_rows)?;
+        let square = |values: &mut dyn Iterator<Item = f32>| -> f32 {
+            values.map(|value| value * value).sum::<f32>().sqrt()
+        };
+        let pairs = at_once.iter().zip(&alone);
+        let difference = square(&mut pairs.map(|(a, b)| a - b));
+        let size = square(&mut at_once.iter().copied());
+        if difference <= MOST_DIFFERENCE * size {
+            return Ok(());
+        }
+        let names: Vec<&str> = options.devices.iter().map(|d| d.name.as_str()).collect();
+        Err(failure(format!(
+            "{} gives other logits for a token that is decoded than for the same token at the end of a \
+             prompt (they differ by {:.0}% of their size): its driver, or ggml's kernels for it, cannot \
+             be trusted with this model; use --device cpu",
+            names.join(" and "),
+            100.0 * difference / size
+        )))
     }
 
     /// Bytes of the weights on the devices.
