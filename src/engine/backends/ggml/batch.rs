@@ -6,7 +6,7 @@
 //! is padding. Padding reads and writes one extra block at the end of the pool, the *sink*, whose
 //! contents no sequence sees. Pure arithmetic; no type of ggml.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::engine::{StepInput, StepSequence};
 
@@ -255,7 +255,7 @@ impl Batch {
     }
 
     /// Lays out the masks of some windows before they are asked for.
-    fn lay_out_masks(&mut self, windows: &BTreeSet<Option<usize>>) {
+    fn lay_out_masks(&mut self, windows: &[Option<usize>]) {
         for group in 0..self.shape.groups.len() {
             for window in windows {
                 let mut mask = Vec::new();
@@ -295,11 +295,7 @@ pub(super) struct Ahead {
 impl Ahead {
     /// What follows a step in which every sequence decodes one token; `None` after any other, and
     /// where a sequence will need another block, which the engine has not given it yet.
-    pub(super) fn of(
-        input: &StepInput,
-        bounds: Bounds,
-        windows: &BTreeSet<Option<usize>>,
-    ) -> Option<Self> {
+    pub(super) fn of(input: &StepInput, bounds: Bounds, windows: &[Option<usize>]) -> Option<Self> {
         let mut next = input.clone();
         for sequence in &mut next.sequences {
             let room = sequence.block_table.len() * bounds.block_size;
@@ -516,7 +512,7 @@ mod tests {
 
     #[test]
     fn the_next_decoding_step_is_laid_out_ahead() {
-        let windows = BTreeSet::from([None, Some(4)]);
+        let windows = [None, Some(4)];
         let step = input(&[(4, 1, 1), (300, 1, 1)]);
         let mut next = step.clone();
         next.token_ids = vec![7, 8];
