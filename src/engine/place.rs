@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::backends::cpu::{CpuOptions, CpuRunner, MachineLimit, StorageSummary, step_costs};
 #[cfg(feature = "ggml")]
-use super::backends::ggml::{DeviceInfo, GgmlOptions, GgmlRunner, devices, split_layers};
+use super::backends::ggml::{
+    DeviceInfo, GgmlOptions, GgmlRunner, devices, max_blocks, split_layers,
+};
 use super::demand::MemoryDemand;
 #[cfg(feature = "ggml")]
 use super::device::DeviceKind;
@@ -118,7 +120,7 @@ impl Place {
     /// pool may take there.
     ///
     /// # Errors
-    /// There are more devices than layers.
+    /// There are more devices than layers, or one cannot be opened.
     pub(super) fn demands(
         &self,
         model: &Model,
@@ -126,9 +128,10 @@ impl Place {
         block_size: usize,
     ) -> Result<Vec<(Demand, Option<u64>)>, RunnerError> {
         let model_max_len = model.spec.max_position_embeddings;
-        let demand = |memory| Demand {
+        let demand = |memory, max_blocks| Demand {
             model_max_len,
             block_size,
+            max_blocks,
             memory,
         };
         let compute_type = options.compute_type;
@@ -137,22 +140,27 @@ impl Place {
                 let (quantize, kv_type) = (options.quantize, options.kv_type);
                 let memory =
                     MemoryDemand::on_cpu(model, compute_type, quantize, kv_type, block_size);
-                Ok(vec![(demand(memory), memory::available_bytes())])
+                Ok(vec![(
+                    demand(memory, usize::MAX),
+                    memory::available_bytes(),
+                )])
             }
             #[cfg(feature = "ggml")]
             Self::Ggml(infos) => {
                 let len = options.max_model_len.unwrap_or(model_max_len);
-                let layers = split_layers(infos, model)
-                    .map_err(|message| RunnerError::backend("ggml", message))?;
+                let failure = |message| RunnerError::backend("ggml", message);
+                let layers = split_layers(infos, model).map_err(failure)?;
                 let of_device = |(info, layers): (&DeviceInfo, _)| {
                     let kind = info.kind;
                     let memory =
                         MemoryDemand::of_layers(model, layers, kind, compute_type, block_size, len);
                     // The processor may be named several times and has one memory.
                     let sharers = infos.iter().filter(|i| i.name == info.name).count() as u64;
-                    (demand(memory), Some(info.free_bytes / sharers))
+                    let most =
+                        max_blocks(info, &model.spec, compute_type, block_size).map_err(failure)?;
+                    Ok((demand(memory, most), Some(info.free_bytes / sharers)))
                 };
-                Ok(infos.iter().zip(layers).map(of_device).collect())
+                infos.iter().zip(layers).map(of_device).collect()
             }
         }
     }

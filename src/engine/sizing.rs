@@ -81,6 +81,8 @@ pub(super) struct Demand {
     pub(super) model_max_len: usize,
     /// Positions per KV block.
     pub(super) block_size: usize,
+    /// KV blocks that the device can address, at most.
+    pub(super) max_blocks: usize,
     pub(super) memory: MemoryDemand,
 }
 
@@ -92,6 +94,7 @@ impl Demand {
     pub(super) fn total(devices: &[(Self, Option<u64>)]) -> Self {
         let add = |a: Self, b: Self| Self {
             memory: a.memory + b.memory,
+            max_blocks: a.max_blocks.min(b.max_blocks),
             ..a
         };
         let demands = devices.iter().map(|(demand, _)| *demand);
@@ -156,6 +159,17 @@ pub enum SizingError {
         available_mib: u64,
         /// Weights and buffers.
         fixed_mib: u64,
+    },
+    /// A KV memory beyond what the device reaches.
+    #[error(
+        "a KV memory of {kv_mib} MiB was asked for, and this device can address {most_mib} MiB of \
+         it for this model; lower the KV memory, or leave it out"
+    )]
+    BeyondDevice {
+        /// What was asked for.
+        kv_mib: u64,
+        /// What the device can address.
+        most_mib: u64,
     },
     /// A KV memory below one block.
     #[error(
@@ -233,6 +247,12 @@ fn choose(
                     block_bytes: demand.memory.block_bytes,
                 });
             }
+            if num_blocks > demand.max_blocks as u64 {
+                return Err(SizingError::BeyondDevice {
+                    kv_mib: mib(kv_bytes),
+                    most_mib: (demand.max_blocks as u64 * demand.memory.block_bytes) >> 20,
+                });
+            }
             num_blocks
         }
         None => {
@@ -252,6 +272,7 @@ fn choose(
     };
     let num_blocks = usize::try_from(num_blocks)
         .unwrap_or(usize::MAX)
+        .min(demand.max_blocks)
         .min(u32::MAX as usize);
     let fitting_len = num_blocks.saturating_mul(demand.block_size);
     if let Some(max_model_len) = asked_len.filter(|&len| len > fitting_len) {
@@ -302,6 +323,7 @@ mod tests {
     const DEMAND: Demand = Demand {
         model_max_len: 4096,
         block_size: 16,
+        max_blocks: usize::MAX,
         memory: MemoryDemand {
             block_bytes: 1 << 20,
             weight_bytes: 1 << 29,
@@ -344,6 +366,28 @@ mod tests {
             "a sequence of 2000 tokens needs 125 MiB of KV memory and there are 100 MiB; lower \
              max_model_len to 1600 or raise the KV memory"
         );
+    }
+
+    #[test]
+    fn the_pool_is_no_larger_than_the_device_can_address() {
+        let demand = Demand {
+            max_blocks: 10,
+            ..DEMAND
+        };
+        let sizes = choose(&demand, &Choices::default(), Some(4 << 30)).unwrap();
+        assert_eq!((sizes.num_blocks, sizes.max_model_len), (10, 160));
+        let asked = |kv_bytes| Choices {
+            kv_bytes: Some(kv_bytes),
+            ..Choices::default()
+        };
+        let error = choose(&demand, &asked(11 << 20), Some(4 << 30)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a KV memory of 11 MiB was asked for, and this device can address 10 MiB of it for this \
+             model; lower the KV memory, or leave it out"
+        );
+        let sizes = choose(&demand, &asked(10 << 20), Some(4 << 30)).unwrap();
+        assert_eq!(sizes.num_blocks, 10);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use micota::engine::{
-    Completion, ComputeType, Device, EngineOptions, Request, SamplingParams, Speculate,
+    Completion, ComputeType, Device, DeviceId, EngineOptions, Request, SamplingParams, Speculate,
     Speculation, load,
 };
 use serde_json::Value;
@@ -151,6 +151,11 @@ fn assert_same(
         assert_eq!(bits(found), bits(expected), "{context:?}");
         return;
     }
+    // Products of GPUs may round what they multiply to half precision.
+    let tolerance = match device {
+        Device::Ggml(ids) if ids.iter().all(|id| *id == DeviceId::CPU) => 1e-3,
+        _ => 2e-2,
+    };
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         let id = (found.request_id, found.sample_index);
@@ -162,8 +167,11 @@ fn assert_same(
             .zip(expected.logprobs.iter().flatten());
         let mut parted = false;
         for (position, (found, expected)) in pairs.enumerate() {
-            let near = (found.logprob - expected.logprob).abs() <= 1e-3;
-            assert!(near, "{device} {id:?} at {position}: {context:?}");
+            let difference = (found.logprob - expected.logprob).abs();
+            assert!(
+                difference <= tolerance,
+                "{device} {id:?} at {position}: {difference} with {context:?}"
+            );
             if found.token_id != expected.token_id {
                 let tied = expected.top.iter().any(|(id, _)| *id == found.token_id);
                 assert!(tied, "{device} {id:?} at {position}: {context:?}");

@@ -83,8 +83,6 @@ pub(super) struct Bounds {
     pub(super) block_size: usize,
     /// Blocks that sequences may have; the sink comes after them.
     pub(super) num_blocks: usize,
-    /// Whether keys that lie in one piece may be read where they lie.
-    pub(super) reads_in_place: bool,
 }
 
 /// One step, in the rows of a graph.
@@ -214,12 +212,8 @@ impl Batch {
         let Bounds {
             block_size,
             num_blocks,
-            reads_in_place,
             ..
         } = self.bounds;
-        if !reads_in_place {
-            return None;
-        }
         let in_one_piece = |sequence: &&StepSequence| {
             let used = sequence.num_computed_tokens + sequence.num_rows;
             let table = &sequence.block_table[..used.div_ceil(block_size)];
@@ -352,7 +346,6 @@ mod tests {
         vocab_size: 100,
         block_size: 16,
         num_blocks: 50,
-        reads_in_place: true,
     };
 
     fn input(sequences: &[(usize, usize, usize)]) -> StepInput {

@@ -3,19 +3,26 @@
 //!
 //! Per layer, keys and values of all rows are written into the pool, then each group gathers its
 //! sequences' blocks and attends over them, or attends over them where they lie if they lie in one
-//! piece. Gathering treats blocks as rows of four-byte words, so that it copies bits whatever type
-//! the cache has.
+//! stretch. Gathering treats pieces of blocks as rows of four-byte words, so that it copies bits
+//! whatever type the cache has.
 
 use std::ops::Range;
 
+use crate::engine::backends::cpu::ComputeType;
+use crate::engine::demand::kv_type;
 use crate::model::{Activation, DecoderSpec};
 
 use super::batch::{GroupShape, Shape};
-use super::device::Backend;
+use super::device::{Backend, DeviceInfo};
 use super::memory::{self, Purpose};
 use super::stage::{Graph, Stage};
 use super::tensor::{Context, Element, Tensor, Window};
 use super::weights::{HeadTensors, LayerTensors, RopeTensor, Weights};
+
+/// Words of a row that is gathered, at most: of rows of four-byte integers, ggml's Vulkan part copies
+/// 512 elements in each thousand, because its `get_rows_i32` is dispatched for groups of 1,024
+/// invocations and has 512.
+const MAX_PIECE_WORDS: usize = 512;
 
 /// Keys and values of a device's layers. *Shapes* each `[kv_size, slots]`; the last block is the
 /// sink.
@@ -23,13 +30,15 @@ pub(super) struct Pool {
     pub(super) layers: Vec<[Tensor; 2]>,
     element: Element,
     block_size: usize,
+    /// Rows that a block is gathered in.
+    pieces_per_block: usize,
 }
 
 impl Pool {
     /// Takes the memory for `layers` layers and clears it: what padding reads must be numbers.
     ///
     /// # Errors
-    /// The device has not that much.
+    /// The device has not that much, or ggml cannot number its rows.
     pub(super) fn allocate(
         backend: &Backend,
         spec: &DecoderSpec,
@@ -42,6 +51,12 @@ impl Pool {
         let slots = (num_blocks + 1)
             .checked_mul(block_size)
             .ok_or("the KV cache is larger than any memory")?;
+        let pieces_per_block = pieces_per_block(spec, element, block_size);
+        if num_blocks > numbered_blocks(pieces_per_block) {
+            return Err(format!(
+                "ggml cannot number the rows of {num_blocks} KV blocks; lower the KV memory"
+            ));
+        }
         let tensor = || context.tensor(element, [spec.kv_size(), slots, 1, 1]);
         let layers = (0..layers).map(|_| [tensor(), tensor()]).collect();
         memory::allocate(backend, &context, Purpose::Cache)?;
@@ -49,6 +64,7 @@ impl Pool {
             layers,
             element,
             block_size,
+            pieces_per_block,
         })
     }
 
@@ -65,10 +81,22 @@ impl Pool {
         keys.element().row_bytes(keys.shape()[0]) * self.block_size
     }
 
-    /// One of the pool's tensors as rows of four-byte words, a block each.
+    /// One of the pool's tensors as rows of four-byte words, a piece of a block each.
     fn words(&self, context: &Context, tensor: &Tensor) -> Tensor {
-        let blocks = tensor.shape()[1] / self.block_size;
-        context.reinterpret(tensor, Element::I32, [self.block_bytes() / 4, blocks, 1, 1])
+        let pieces = tensor.shape()[1] / self.block_size * self.pieces_per_block;
+        let piece_words = self.block_bytes() / 4 / self.pieces_per_block;
+        context.reinterpret(tensor, Element::I32, [piece_words, pieces, 1, 1])
+    }
+
+    /// Numbers of the pieces of `blocks`, in their order.
+    pub(super) fn number_pieces(&self, blocks: &[i32], pieces: &mut Vec<i32>) {
+        let count = self.pieces_per_block as i32;
+        pieces.clear();
+        pieces.extend(
+            blocks
+                .iter()
+                .flat_map(|block| block * count..(block + 1) * count),
+        );
     }
 
     /// Copies a block in every layer, by way of the host: it happens once where samples part.
@@ -80,6 +108,59 @@ impl Pool {
             memory::write(tensor, target * bytes, &block);
         }
     }
+}
+
+/// The pieces that a block is gathered in.
+fn pieces_per_block(spec: &DecoderSpec, element: Element, block_size: usize) -> usize {
+    pieces(element.row_bytes(spec.kv_size()) * block_size / 4)
+}
+
+/// The fewest equal pieces of so many words that are no longer than [`MAX_PIECE_WORDS`].
+fn pieces(words: usize) -> usize {
+    let fits = |count: &usize| words.is_multiple_of(*count) && words / count <= MAX_PIECE_WORDS;
+    (1..=words).find(fits).unwrap_or(1)
+}
+
+/// Blocks of which every piece has a number, beside the sink.
+fn numbered_blocks(pieces_per_block: usize) -> usize {
+    i32::MAX as usize / pieces_per_block - 1
+}
+
+/// The most KV blocks that a device can address in one pool, which may be fewer than its memory
+/// holds: a shader of Vulkan reaches as many bytes of a tensor as the driver says.
+///
+/// # Errors
+/// The device cannot be opened.
+pub(in crate::engine) fn max_blocks(
+    device: &DeviceInfo,
+    spec: &DecoderSpec,
+    compute_type: ComputeType,
+    block_size: usize,
+) -> Result<usize, String> {
+    let backend = Backend::open(device, 1)?;
+    let element = Element::Stored(kv_type(device.kind, compute_type));
+    let is_writable = |num_blocks: usize| {
+        let probe = Context::new(4);
+        let slots = (num_blocks + 1) * block_size;
+        let pool = probe.tensor(element, [spec.kv_size(), slots, 1, 1]);
+        let rows = probe.tensor(Element::F32, [spec.kv_size(), 1, 1, 1]);
+        let slot = probe.tensor(Element::I64, [1; 4]);
+        backend.supports(&probe.set_rows(&pool, &rows, &slot))
+    };
+    let numbered = numbered_blocks(pieces_per_block(spec, element, block_size));
+    if is_writable(numbered) {
+        return Ok(numbered);
+    }
+    // Where not even one is, the check of the first graph says so.
+    let (mut fits, mut beyond) = (1, numbered);
+    while beyond - fits > 1 {
+        let middle = fits + (beyond - fits) / 2;
+        match is_writable(middle) {
+            true => fits = middle,
+            false => beyond = middle,
+        }
+    }
+    Ok(fits)
 }
 
 /// How attention is computed.
@@ -99,8 +180,8 @@ pub(super) struct Parts<'a> {
     pub(super) weights: &'a Weights,
     pub(super) pool: &'a Pool,
     pub(super) attention: AttentionPath,
-    /// Whether the device's own GELU is exact: a processor's reads a table of half precision.
-    pub(super) exact_gelu: bool,
+    /// Whether the device is a processor.
+    pub(super) on_cpu: bool,
 }
 
 /// A graph with the places of its inputs and its result.
@@ -120,8 +201,8 @@ pub(super) struct StepGraph {
 
 /// One group's own inputs.
 pub(super) struct GroupInputs {
-    /// Blocks to gather, sequence after sequence; none where keys are read in place.
-    pub(super) blocks: Option<Tensor>,
+    /// Pieces of blocks to gather, sequence after sequence; none where keys are read in place.
+    pub(super) pieces: Option<Tensor>,
     /// Every layer's keys and values that are read in place.
     pub(super) windows: Vec<Window>,
     /// Per attention window of the model: which keys a row sees.
@@ -151,7 +232,7 @@ impl StepGraph {
         let mut inputs: Vec<GroupInputs> = shape
             .groups
             .iter()
-            .map(|group| GroupInputs::new(&context, group, parts.pool.block_size, &windows))
+            .map(|group| GroupInputs::new(&context, group, parts.pool, &windows))
             .collect();
         let mut builder = Builder {
             parts,
@@ -197,11 +278,11 @@ impl StepGraph {
         let mut results = Vec::new();
         let mut inputs = Vec::new();
         for group in &shape.groups {
-            let group_inputs = GroupInputs::new(&context, group, parts.pool.block_size, &[]);
-            let blocks = group_inputs.blocks();
+            let group_inputs = GroupInputs::new(&context, group, parts.pool, &[]);
+            let pieces = group_inputs.pieces();
             for pool in parts.pool.layers.iter().flatten() {
                 let words = parts.pool.words(&context, pool);
-                results.push(context.get_rows(&words, blocks));
+                results.push(context.get_rows(&words, pieces));
             }
             inputs.push(group_inputs);
         }
@@ -232,16 +313,12 @@ pub(super) fn distinct_windows(spec: &DecoderSpec) -> Vec<Option<usize>> {
 }
 
 impl GroupInputs {
-    fn new(
-        context: &Context,
-        group: &GroupShape,
-        block_size: usize,
-        windows: &[Option<usize>],
-    ) -> Self {
-        let blocks = group.blocks(block_size) * group.sequences;
+    fn new(context: &Context, group: &GroupShape, pool: &Pool, windows: &[Option<usize>]) -> Self {
+        let blocks = group.blocks(pool.block_size) * group.sequences;
+        let pieces = blocks * pool.pieces_per_block;
         let mask = [group.positions, group.rows, 1, group.sequences];
         Self {
-            blocks: (!group.in_place).then(|| context.input(Element::I32, [blocks, 1, 1, 1])),
+            pieces: (!group.in_place).then(|| context.input(Element::I32, [pieces, 1, 1, 1])),
             windows: Vec::new(),
             masks: windows
                 .iter()
@@ -250,9 +327,9 @@ impl GroupInputs {
         }
     }
 
-    pub(super) fn blocks(&self) -> &Tensor {
-        let blocks = self.blocks.as_ref();
-        blocks.expect("a group that is not read in place has blocks to gather")
+    pub(super) fn pieces(&self) -> &Tensor {
+        let pieces = self.pieces.as_ref();
+        pieces.expect("a group that is not read in place has blocks to gather")
     }
 
     fn mask(&self, window: Option<usize>) -> &Tensor {
@@ -292,7 +369,8 @@ impl Builder<'_> {
         let up = context.mul_mat(&weights.up, &normed);
         let gated = match spec.activation {
             Activation::Silu => context.silu_gate(&gate, &up),
-            Activation::GeluTanh if self.parts.exact_gelu => context.gelu_gate(&gate, &up),
+            Activation::GeluTanh if !self.parts.on_cpu => context.gelu_gate(&gate, &up),
+            // A processor's own reads a table of half precision.
             Activation::GeluTanh => {
                 let activated = self.gelu(&gate);
                 context.mul(&activated, &up)
@@ -374,7 +452,7 @@ impl Builder<'_> {
     fn read(&mut self, pool: &Tensor, group: usize) -> Tensor {
         let shape = &self.shape.groups[group];
         if !shape.in_place {
-            return self.gather(pool, shape, self.groups[group].blocks());
+            return self.gather(pool, shape, self.groups[group].pieces());
         }
         let head_dim = self.parts.spec.head_dim;
         let window = self
@@ -386,12 +464,12 @@ impl Builder<'_> {
     }
 
     /// A group's keys or values copied out of the pool.
-    fn gather(&self, pool: &Tensor, group: &GroupShape, blocks: &Tensor) -> Tensor {
+    fn gather(&self, pool: &Tensor, group: &GroupShape, pieces: &Tensor) -> Tensor {
         let context = self.context;
         let kv_size = pool.shape()[0];
         let (block_size, element) = (self.parts.pool.block_size, self.parts.pool.element);
         let words = self.parts.pool.words(context, pool);
-        let gathered = context.get_rows(&words, blocks);
+        let gathered = context.get_rows(&words, pieces);
         let stride = group.blocks(block_size) * block_size;
         let shape = [kv_size, stride * group.sequences, 1, 1];
         let gathered = context.reinterpret(&gathered, element, shape);
@@ -418,7 +496,9 @@ impl Builder<'_> {
                 context.flash_attention(&queries, [keys, values], mask, scale, soft_cap)
             }
             AttentionPath::Plain => {
-                let mut scores = context.mul_mat_f32(keys, &queries);
+                // ggml's Vulkan part multiplies rows with gaps between them in half precision.
+                let [keys, values] = [keys, values].map(|rows| context.compact(rows));
+                let mut scores = context.mul_mat_f32(&keys, &queries);
                 let mut left = scale;
                 if let Some(cap) = spec.attention_soft_cap {
                     let small = context.affine(&scores, scale / cap, 0.0);
@@ -426,7 +506,7 @@ impl Builder<'_> {
                     left = 1.0;
                 }
                 let shares = context.softmax(&scores, mask, left);
-                let values = context.transposed(values);
+                let values = context.transposed(&values);
                 let sums = context.mul_mat_f32(&values, &shares);
                 context.compact(&context.swap_middle(&sums))
             }
@@ -457,5 +537,16 @@ impl Builder<'_> {
             logits = context.affine(&context.tanh(&small), cap, 0.0);
         }
         logits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_gathered_in_equal_rows_that_every_device_copies_whole() {
+        let found = [16, 512, 513, 2048, 2304, 49152].map(pieces);
+        assert_eq!(found, [1, 1, 3, 4, 6, 96]);
     }
 }

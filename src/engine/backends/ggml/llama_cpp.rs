@@ -98,7 +98,6 @@ impl LlamaCppRunner {
                 vocab_size: vocab_size as usize,
                 block_size: stream_len as usize,
                 num_blocks: options.max_num_seqs,
-                reads_in_place: false,
             },
             max_rows: options.max_num_batched_tokens,
             max_outputs: options.max_outputs,

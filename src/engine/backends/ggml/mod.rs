@@ -20,6 +20,7 @@ mod tensor;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use crate::model::{Model, WeightId};
 use batch::{Ahead, Batch, Bounds};
 pub use decoder::AttentionPath;
 use decoder::distinct_windows;
+pub(in crate::engine) use decoder::max_blocks;
 pub use device::{DeviceInfo, devices};
 pub use llama_cpp::{LlamaCppOptions, LlamaCppRunner, MAX_SEQUENCES};
 use section::Section;
@@ -43,9 +45,6 @@ use weights::weight;
 /// Rows that a thread embeds at least: to wake one beside ggml's own, which do not sleep between
 /// steps, takes as long as hundreds of rows.
 const MIN_ROWS_PER_THREAD: usize = 256;
-
-/// Rows of the text that a device is checked with.
-const CHECKED_ROWS: usize = 8;
 
 /// How far logits that should be the same may lie apart, as a share of their size: kernels that
 /// compute in half precision differ by hundredths, wrong ones by all of it.
@@ -129,10 +128,6 @@ impl GgmlRunner {
         let sections = sections
             .map(|(device, layers)| Section::load(model, options, device, layers))
             .collect::<Result<_, _>>()?;
-        // Mesa's Vulkan device read other keys than these from a view that was moved; until that is
-        // understood, and other devices were tried, they gather.
-        let is_cpu = |device: &DeviceInfo| device.kind == DeviceKind::Cpu;
-        let reads_in_place = options.devices.iter().all(is_cpu);
         let mut runner = Self {
             sections,
             model: Arc::clone(model),
@@ -140,33 +135,37 @@ impl GgmlRunner {
                 vocab_size: spec.vocab_size,
                 block_size: options.block_size,
                 num_blocks: options.num_blocks,
-                reads_in_place,
             },
             times: StepTimes::default(),
             hidden: Vec::new(),
             windows: distinct_windows(spec),
             ahead: None,
         };
-        if !reads_in_place {
+        let on_cpu = |device: &DeviceInfo| device.kind == DeviceKind::Cpu;
+        if !options.devices.iter().all(on_cpu) {
             runner.check_decoding(options)?;
             runner.times = StepTimes::default();
+            runner.sections.iter_mut().for_each(Section::forget_graphs);
         }
         Ok(runner)
     }
 
-    /// Computes a short text at once and then again with its last token alone. A device whose kernels
-    /// are wrong would answer nonsense, as Mesa's lavapipe does, and nothing else would say so; faults
+    /// Computes a text that begins a second block at once, and then again with its last token alone.
+    /// A device whose kernels are wrong would answer nonsense, and nothing else would say so; faults
     /// that do not show in these two are not found.
     ///
     /// # Errors
     /// The two differ by more than half precision explains, or are no numbers.
     fn check_decoding(&mut self, options: &GgmlOptions) -> Result<(), RunnerError> {
         let longest = options.max_num_batched_tokens.min(options.max_model_len);
-        let num_rows = CHECKED_ROWS.min(longest).min(options.block_size);
+        // The second block lies before the first, so that keys have to be gathered.
+        let table: Vec<u32> = (0..options.num_blocks.min(2) as u32).rev().collect();
+        let in_blocks = options.block_size * table.len();
+        let num_rows = (options.block_size + 1).min(in_blocks).min(longest);
         if num_rows < 2 {
             return Ok(());
         }
-        let mut step = |rows: std::ops::Range<usize>| -> Result<Vec<f32>, RunnerError> {
+        let mut step = |rows: Range<usize>| -> Result<Vec<f32>, RunnerError> {
             let token = |position: usize| (position * 7 + 1) % self.bounds.vocab_size;
             let input = StepInput {
                 token_ids: rows
@@ -177,7 +176,7 @@ impl GgmlRunner {
                     first_row: 0,
                     num_rows: rows.len(),
                     num_computed_tokens: rows.start,
-                    block_table: vec![0],
+                    block_table: table.clone(),
                     num_logits: 1,
                 }],
             };

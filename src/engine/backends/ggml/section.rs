@@ -34,9 +34,10 @@ pub(super) struct Section {
     model: Arc<Model>,
     layers: Range<usize>,
     attention: AttentionPath,
-    exact_gelu: bool,
+    on_cpu: bool,
     num_steps: u64,
     mask: Vec<u16>,
+    pieces: Vec<i32>,
 }
 
 struct Cached {
@@ -58,7 +59,7 @@ impl Section {
     ) -> Result<Self, RunnerError> {
         let backend = Backend::open(device, options.threads.max(1)).map_err(failure)?;
         let spec = &model.spec;
-        let is_cpu = device.kind == DeviceKind::Cpu;
+        let on_cpu = device.kind == DeviceKind::Cpu;
         let kv = Element::Stored(kv_type(device.kind, options.compute_type));
         let (block_size, num_blocks) = (options.block_size, options.num_blocks);
         let pool = Pool::allocate(&backend, spec, layers.len(), kv, block_size, num_blocks)
@@ -74,7 +75,7 @@ impl Section {
         // Kernels for attention in one go compute in half precision on GPUs, and not every one
         // has a soft cap.
         let is_f32 = options.compute_type == ComputeType::F32;
-        let exact = is_cpu || !(is_f32 || spec.attention_soft_cap.is_some());
+        let exact = on_cpu || !(is_f32 || spec.attention_soft_cap.is_some());
         let attention = options.attention.unwrap_or(match exact {
             true => AttentionPath::Flash,
             false => AttentionPath::Plain,
@@ -87,9 +88,10 @@ impl Section {
             model: Arc::clone(model),
             layers,
             attention,
-            exact_gelu: !is_cpu,
+            on_cpu,
             num_steps: 0,
             mask: Vec::new(),
+            pieces: Vec::new(),
         };
         section.reserve(options)?;
         Ok(section)
@@ -147,7 +149,7 @@ impl Section {
             weights: &self.weights,
             pool: &self.pool,
             attention: self.attention,
-            exact_gelu: self.exact_gelu,
+            on_cpu: self.on_cpu,
         }
     }
 
@@ -171,6 +173,11 @@ impl Section {
     /// Graphs that are ready to run again.
     pub(super) fn num_graphs(&self) -> usize {
         self.graphs.len()
+    }
+
+    /// Forgets the graphs of the steps so far.
+    pub(super) fn forget_graphs(&mut self) {
+        self.graphs.clear();
     }
 
     /// Makes the graph of `shape` ready: it was used before, or is built and planned now.
@@ -215,12 +222,14 @@ impl Section {
     /// The step was not prepared.
     pub(super) fn write(&mut self, batch: &Batch) {
         let step = &self.graphs[&batch.shape].step;
-        let (stage, graph, mask) = (&self.stage, &step.graph, &mut self.mask);
+        let (stage, graph) = (&self.stage, &step.graph);
+        let (mask, pieces) = (&mut self.mask, &mut self.pieces);
         stage.write(graph, &step.positions, &batch.positions);
         stage.write(graph, &step.slots, &batch.slots);
         for (index, group) in step.groups.iter().enumerate() {
-            if let Some(blocks) = &group.blocks {
-                stage.write(graph, blocks, &batch.blocks[index]);
+            if let Some(input) = &group.pieces {
+                self.pool.number_pieces(&batch.blocks[index], pieces);
+                stage.write(graph, input, pieces);
             }
             if let Some(spread) = batch.spreads[index] {
                 for window in &group.windows {
@@ -296,8 +305,9 @@ impl Section {
         let (mut graph, inputs) = StepGraph::gathers(&self.parts(), &shape);
         self.stage.plan(&mut graph)?;
         for (index, group) in inputs.iter().enumerate() {
-            self.stage
-                .write(&graph, group.blocks(), &batch.blocks[index]);
+            self.pool
+                .number_pieces(&batch.blocks[index], &mut self.pieces);
+            self.stage.write(&graph, group.pieces(), &self.pieces);
         }
         let mut times = [Duration::ZERO; REPETITIONS];
         for time in &mut times {

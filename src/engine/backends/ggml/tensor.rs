@@ -98,6 +98,8 @@ pub(super) struct Tensor {
     raw: NonNull<sys::ggml_tensor>,
     element: Element,
     owner: Rc<Inner>,
+    /// Whether it is a window: a view of it would stay where the window was.
+    slides: bool,
 }
 
 impl Tensor {
@@ -160,7 +162,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// `[head_dim, positions, kv_heads, sequences]`.
+    /// `[head_dim, positions, kv_heads, sequences]`. Operations may read it; views of it are
+    /// refused, since they would not slide with it.
     pub(super) fn tensor(&self) -> &Tensor {
         &self.view
     }
@@ -274,6 +277,7 @@ impl Context {
             raw: NonNull::new(raw).expect("ggml ends the process where it has no tensor to give"),
             element,
             owner: Rc::clone(&self.0),
+            slides: false,
         }
     }
 
@@ -483,6 +487,7 @@ impl Context {
 
     /// The same elements in another shape.
     pub(super) fn reshape(&self, x: &Tensor, shape: [usize; 4]) -> Tensor {
+        assert_stays(x);
         assert!(x.is_contiguous(), "a reshaped tensor has no gaps");
         assert_eq!(
             x.num_elements(),
@@ -496,6 +501,7 @@ impl Context {
     /// Elements of `x` from byte `offset` on, with the byte strides of dimensions 1 to 3. The
     /// caller has checked that they lie in `x`.
     fn view(&self, x: &Tensor, shape: [usize; 4], strides: [usize; 3], offset: usize) -> Tensor {
+        assert_stays(x);
         let [a, b, c, d] = shape.map(|n| n as i64);
         let [row, matrix, batch] = strides;
         operation!(
@@ -554,7 +560,10 @@ impl Context {
         // one, as the stride of nothing says, until they are told apart.
         unsafe { (*view.raw()).ne[3] = sequences as i64 };
         Window {
-            view,
+            view: Tensor {
+                slides: true,
+                ..view
+            },
             pool: pool.clone(),
         }
     }
@@ -578,6 +587,7 @@ impl Context {
 
     /// The bytes of a tensor as elements of another type and shape.
     pub(super) fn reinterpret(&self, x: &Tensor, element: Element, shape: [usize; 4]) -> Tensor {
+        assert_stays(x);
         assert!(x.is_contiguous(), "reinterpreted tensors have no gaps");
         let row = element.row_bytes(shape[0]);
         let strides = [
@@ -601,11 +611,13 @@ impl Context {
 
     /// Dimensions in the order 0, 2, 1, 3.
     pub(super) fn swap_middle(&self, x: &Tensor) -> Tensor {
+        assert_stays(x);
         operation!(self, x.element, [x], ggml_permute(x.raw(), 0, 2, 1, 3))
     }
 
     /// The first two dimensions exchanged, as a new tensor without gaps.
     pub(super) fn transposed(&self, x: &Tensor) -> Tensor {
+        assert_stays(x);
         let view = operation!(self, x.element, [x], ggml_permute(x.raw(), 1, 0, 2, 3));
         self.compact(&view)
     }
@@ -677,6 +689,10 @@ impl Context {
             ggml_soft_max_ext(scores.raw(), mask.raw(), scale, 0.0)
         )
     }
+}
+
+fn assert_stays(x: &Tensor) {
+    assert!(!x.slides, "views of a window would not slide with it");
 }
 
 fn assert_repeats(a: &Tensor, b: &Tensor) {
