@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSlice;
+
 use super::block_manager::BlockManager;
 use super::generation::Generation;
-use super::sampler::{self, RowScan, Sampler, SamplerError};
+use super::sampler::{self, RowScan, Sampled, Sampler, SamplerError};
 use super::scheduler::{ScheduledRows, Scheduler, SchedulerLimits, StepPlan};
 use super::sequence::{Sequence, SequenceId};
 use super::speculation::Speculator;
@@ -45,8 +48,11 @@ pub struct Engine {
     /// What one sequence got in a step.
     sampled: Vec<u32>,
     sampler: Sampler,
+    /// The sequence whose next token each row of [`Self::logits`] gives; none where that depends on
+    /// the rows before.
+    owners: Vec<Option<SequenceId>>,
     /// Of each row of [`Self::logits`].
-    scans: Vec<Result<RowScan, SamplerError>>,
+    choices: Vec<Result<RowChoice, SamplerError>>,
     input: StepInput,
     logits: Vec<f32>,
     statistics: Statistics,
@@ -102,7 +108,8 @@ impl Engine {
             speculator: config.speculation.map(Speculator::new),
             sampled: Vec::new(),
             sampler: Sampler::default(),
-            scans: Vec::new(),
+            owners: Vec::new(),
+            choices: Vec::new(),
             input: StepInput::default(),
             logits: Vec::new(),
             statistics: Statistics::default(),
@@ -341,7 +348,7 @@ impl Engine {
         }
         let used = self.num_used_blocks() as u64;
         self.statistics.peak_kv_blocks = self.statistics.peak_kv_blocks.max(used);
-        sampler::scan_rows(&logits, vocab_size, &mut self.scans);
+        self.choose(plan, &logits);
         let mut completions = Vec::new();
         let mut rest = logits.as_slice();
         let mut row = 0;
@@ -359,6 +366,54 @@ impl Engine {
         Ok(completions)
     }
 
+    /// Scans every row of a step's logits and chooses what follows from it alone, on all cores: with a
+    /// large vocabulary this is a noticeable part of a step on one.
+    fn choose(&mut self, plan: &StepPlan, logits: &[f32]) {
+        self.owners.clear();
+        for rows in plan.rows.iter().filter(|rows| rows.reaches_end) {
+            self.owners.push(Some(rows.id));
+            let guessed = self.owners.len() + rows.num_draft_rows;
+            self.owners.resize(guessed, None);
+        }
+        let generations = &self.generations;
+        let rows = logits.par_chunks_exact(self.runner.vocab_size());
+        rows.zip(&self.owners)
+            .map_init(Sampler::default, |sampler, (logits, owner)| {
+                let scan = RowScan::of(logits)?;
+                let sampled = match owner {
+                    Some(id) => {
+                        Some(generation_of(generations, *id).sample(sampler, logits, scan)?)
+                    }
+                    None => None,
+                };
+                Ok(RowChoice { scan, sampled })
+            })
+            .collect_into_vec(&mut self.choices);
+    }
+
+    /// The next token of a sequence, from row `row` of the step's logits.
+    fn sample(
+        &mut self,
+        id: SequenceId,
+        logits: &[f32],
+        row: usize,
+    ) -> Result<Sampled, EngineError> {
+        let generation = generation_of(&self.generations, id);
+        let is_owner = self.owners[row] == Some(id);
+        let chosen = match &mut self.choices[row] {
+            Ok(RowChoice { scan, sampled }) => match sampled.take_if(|_| is_owner) {
+                Some(sampled) => Ok(sampled),
+                None => generation.sample(&mut self.sampler, logits, *scan),
+            },
+            Err(error) => Err(*error),
+        };
+        chosen.map_err(|source| EngineError::Logits {
+            request_id: generation.request_id(),
+            position: generation.num_generated(),
+            source,
+        })
+    }
+
     /// When a prompt with several samples has been computed: starts the others from its logits.
     fn start_samples(
         &mut self,
@@ -370,12 +425,10 @@ impl Engine {
     ) -> Result<(), EngineError> {
         for sample_index in 1..=self.scheduler.sequence(leader).num_pending_samples {
             let id = self.scheduler.fork(leader);
-            let generation = self.generations[leader.0]
-                .as_ref()
-                .expect("a scheduled sequence has not finished")
-                .fork(sample_index);
+            let generation = generation_of(&self.generations, leader).fork(sample_index);
             self.add_generation(id, generation);
-            self.append_token(id, logits, row, now, completions)?;
+            let sampled = self.sample(id, logits, row)?;
+            self.append_token(id, sampled, now, completions);
         }
         Ok(())
     }
@@ -394,7 +447,8 @@ impl Engine {
         let each = logits.chunks_exact(self.runner.vocab_size());
         self.sampled.clear();
         for (row, logits) in (first_row..).zip(each) {
-            let Some(token_id) = self.append_token(rows.id, logits, row, now, completions)? else {
+            let sampled = self.sample(rows.id, logits, row)?;
+            let Some(token_id) = self.append_token(rows.id, sampled, now, completions) else {
                 if let Some(speculator) = &mut self.speculator {
                     speculator.forget(rows.id);
                 }
@@ -413,30 +467,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Samples one token from row `row` of the step's logits; returns it unless the sequence ended
-    /// with it.
+    /// Appends a token; returns it unless the sequence ended with it.
     fn append_token(
         &mut self,
         id: SequenceId,
-        logits: &[f32],
-        row: usize,
+        sampled: Sampled,
         now: Instant,
         completions: &mut Vec<Completion>,
-    ) -> Result<Option<u32>, EngineError> {
+    ) -> Option<u32> {
         let slot = &mut self.generations[id.0];
         let generation = slot.as_mut().expect("a sampled sequence has not finished");
-        let sampled = self.scans[row]
-            .and_then(|scan| generation.sample(&mut self.sampler, logits, scan))
-            .map_err(|source| EngineError::Logits {
-                request_id: generation.request_id(),
-                position: generation.num_generated(),
-                source,
-            })?;
         let token_id = sampled.token_id;
         self.scheduler.push_token(id, token_id);
         self.statistics.generated_tokens += 1;
         let Some(ended) = generation.push(sampled, &*self.detokenizer, now) else {
-            return Ok(Some(token_id));
+            return Some(token_id);
         };
         let sequence = self.scheduler.finish(id);
         let generation = self.generations[id.0]
@@ -449,8 +494,21 @@ impl Engine {
             self.unfinished.remove(&generation.request_id());
         }
         completions.push(generation.complete(&sequence, ended, now));
-        Ok(None)
+        None
     }
+}
+
+/// A row of a step's logits.
+#[derive(Debug)]
+struct RowChoice {
+    scan: RowScan,
+    /// The next token of the row's owner.
+    sampled: Option<Sampled>,
+}
+
+fn generation_of(generations: &[Option<Generation>], id: SequenceId) -> &Generation {
+    let generation = generations[id.0].as_ref();
+    generation.expect("a scheduled sequence has not finished")
 }
 
 #[cfg(test)]

@@ -9,9 +9,6 @@
 mod draw;
 mod scan;
 
-use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSlice;
-
 use crate::random::CounterRng;
 
 use super::{RequestError, SamplingParams, TokenLogprob};
@@ -152,22 +149,15 @@ pub(super) struct RowScan {
     log_total: f64,
 }
 
-/// Scans each row of logits, on all cores: with a large vocabulary this is a noticeable part of a
-/// step on one.
-///
-/// *Shapes* `logits: [rows, vocab_size]`.
-pub(super) fn scan_rows(
-    logits: &[f32],
-    vocab_size: usize,
-    scans: &mut Vec<Result<RowScan, SamplerError>>,
-) {
-    let rows = logits.par_chunks_exact(vocab_size);
-    rows.map(scan_row).collect_into_vec(scans);
-}
-
-fn scan_row(logits: &[f32]) -> Result<RowScan, SamplerError> {
-    let (peak, log_total) = peak_and_log_total(logits)?;
-    Ok(RowScan { peak, log_total })
+impl RowScan {
+    /// *Shapes* `logits: [vocab_size]`.
+    ///
+    /// # Errors
+    /// No token can be chosen from them.
+    pub(super) fn of(logits: &[f32]) -> Result<Self, SamplerError> {
+        let (peak, log_total) = peak_and_log_total(logits)?;
+        Ok(Self { peak, log_total })
+    }
 }
 
 /// Chooses tokens; keeps its buffers between calls.
@@ -249,7 +239,7 @@ mod tests {
 
     fn sample_at(logits: &[f32], params: &SamplingParams, position: usize) -> Sampled {
         let stream = random_stream(params.seed, 3, 0);
-        let scan = scan_row(logits).unwrap();
+        let scan = RowScan::of(logits).unwrap();
         Sampler::default()
             .sample(logits, scan, params, None, stream, position)
             .unwrap()
@@ -284,7 +274,7 @@ mod tests {
 
     #[test]
     fn damaged_logits_are_an_error_that_says_so() {
-        let fails = |logits: &[f32]| scan_row(logits).unwrap_err();
+        let fails = |logits: &[f32]| RowScan::of(logits).unwrap_err();
         let nan = fails(&[0.0, f32::NAN, 1.0]);
         assert_eq!(nan, SamplerError::NotANumber { token_id: 1 });
         assert_eq!(
@@ -325,7 +315,7 @@ mod tests {
         };
         let draw = |seed, request_id, sample_index, position| {
             let stream = random_stream(seed, request_id, sample_index);
-            let scan = scan_row(&logits).unwrap();
+            let scan = RowScan::of(&logits).unwrap();
             let mut sampler = Sampler::default();
             let sampled = sampler.sample(&logits, scan, &params, None, stream, position);
             sampled.unwrap().token_id
