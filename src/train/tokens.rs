@@ -81,7 +81,7 @@ impl TokenRows {
     pub(super) fn encode(rows: &[Row], encoder: &Encoder<'_>) -> Result<Self, TrainError> {
         let (mut ends, mut words) = (Vec::with_capacity(rows.len()), Vec::new());
         for (group, rows) in rows.chunks(ROWS_AT_ONCE).enumerate() {
-            let turns: Vec<Option<Vec<Turn>>> = rows
+            let turns: Vec<Result<Option<Vec<Turn>>, TrainError>> = rows
                 .par_iter()
                 .enumerate()
                 .map(|(index, row)| {
@@ -95,9 +95,10 @@ impl TokenRows {
                         other => other,
                     })
                 })
-                .collect::<Result<_, TrainError>>()?;
+                .collect();
+            // In their order, so that the first row that fails is the one that is named.
             for turns in turns {
-                if let Some(turns) = turns {
+                if let Some(turns) = turns? {
                     add_row(&turns, &mut words);
                 }
                 ends.push(words.len() as u64);
