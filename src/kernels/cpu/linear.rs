@@ -368,11 +368,8 @@ impl<S: Simd, K: Sink> amx::TileWork for Products<'_, S, K> {
         } else {
             *next_panel
         };
-        let ahead = match amx::first_ahead(pass, P, words) {
-            Some(first) => next * words + first,
-            None => panel * words,
-        };
-        let ahead = weights.lines.as_ptr().wrapping_add(ahead);
+        let line = |panel: usize| weights.lines.as_ptr().wrapping_add(panel * words);
+        let ahead = amx::ahead(pass, P, words, [line(panel), line(next)]);
         let panels =
             std::array::from_fn(|index| weights.lines[(panel + index) * words..][..words].as_ptr());
         let lines = &rows.words()[range.start * stride..range.end * stride];

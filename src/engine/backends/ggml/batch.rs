@@ -93,8 +93,9 @@ pub(super) struct Batch {
     first_rows: Vec<usize>,
     /// Per group the blocks that its keys are gathered from, sequence after sequence.
     pub(super) blocks: Vec<Vec<i32>>,
-    /// Masks that were laid out already, by group and window.
-    masks: BTreeMap<(usize, Option<usize>), Vec<u16>>,
+    /// Per group and attention window of the model, in their order, which keys each row sees.
+    /// *Shapes* `[sequences, rows, positions]` in `f16`.
+    pub(super) masks: Vec<Vec<Vec<u16>>>,
     /// Per group, where it lies if all keys are to be read in place.
     pub(super) spreads: Vec<Option<Spread>>,
     /// The source row of each row, `None` for padding.
@@ -108,11 +109,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Lays out a step.
+    /// Lays out a step of a model with these attention windows.
     ///
     /// # Errors
     /// The step names a token or a block that does not exist, or has rows without a place.
-    pub(super) fn new(input: &StepInput, bounds: Bounds) -> Result<Self, String> {
+    pub(super) fn new(
+        input: &StepInput,
+        bounds: Bounds,
+        windows: &[Option<usize>],
+    ) -> Result<Self, String> {
         check(input, bounds)?;
         let mut groups: BTreeMap<(usize, usize), Vec<&StepSequence>> = BTreeMap::new();
         for sequence in input.sequences.iter().filter(|s| s.num_rows > 0) {
@@ -128,7 +133,7 @@ impl Batch {
             bounds,
             first_rows: Vec::new(),
             blocks: Vec::new(),
-            masks: BTreeMap::new(),
+            masks: Vec::new(),
             spreads: Vec::new(),
             sources: Vec::new(),
             positions: Vec::new(),
@@ -150,6 +155,13 @@ impl Batch {
             batch.outputs.resize(bucket(batch.outputs.len()), 0);
         }
         batch.shape.outputs = batch.outputs.len();
+        let masks = |group| {
+            windows
+                .iter()
+                .map(|window| batch.mask(group, *window))
+                .collect()
+        };
+        batch.masks = (0..batch.shape.groups.len()).map(masks).collect();
         Ok(batch)
     }
 
@@ -248,34 +260,17 @@ impl Batch {
         blocks
     }
 
-    /// Lays out the masks of some windows before they are asked for.
-    fn lay_out_masks(&mut self, windows: &[Option<usize>]) {
-        for group in 0..self.shape.groups.len() {
-            for window in windows {
-                let mut mask = Vec::new();
-                self.mask(group, *window, &mut mask);
-                self.masks.insert((group, *window), mask);
-            }
-        }
-    }
-
-    /// The mask of a group, where it was laid out already.
-    pub(super) fn ready_mask(&self, group: usize, window: Option<usize>) -> Option<&[u16]> {
-        self.masks.get(&(group, window)).map(Vec::as_slice)
-    }
-
-    /// Which keys each row of a group sees: the last `window` up to itself, all without one.
-    /// *Shapes* `mask`: `[sequences, rows, positions]` in `f16`. A row of padding sees one key, so
-    /// that its softmax is a number.
-    pub(super) fn mask(&self, group: usize, window: Option<usize>, mask: &mut Vec<u16>) {
+    /// Which keys each row of a group sees: the last `window` up to itself, all without one. A row of
+    /// padding sees one key, so that its softmax is a number.
+    fn mask(&self, group: usize, window: Option<usize>) -> Vec<u16> {
         let (shape, first_row) = (self.shape.groups[group], self.first_rows[group]);
-        mask.clear();
-        mask.resize(shape.num_rows() * shape.positions, HIDDEN);
+        let mut mask = vec![HIDDEN; shape.num_rows() * shape.positions];
         for (row, mask) in mask.chunks_exact_mut(shape.positions).enumerate() {
             let end = self.positions[first_row + row] as usize + 1;
             let begin = window.map_or(0, |window| end.saturating_sub(window));
             mask[begin..end].fill(SEEN);
         }
+        mask
     }
 }
 
@@ -300,8 +295,7 @@ impl Ahead {
                 return None;
             }
         }
-        let mut batch = Batch::new(&next, bounds).ok()?;
-        batch.lay_out_masks(windows);
+        let batch = Batch::new(&next, bounds, windows).ok()?;
         Some(Self {
             sequences: next.sequences,
             batch,
@@ -379,7 +373,7 @@ mod tests {
     #[test]
     fn sequences_of_similar_extent_form_a_group() {
         let input = input(&[(10, 1, 1), (300, 1, 1), (0, 40, 1), (20, 1, 1)]);
-        let batch = Batch::new(&input, BOUNDS).unwrap();
+        let batch = Batch::new(&input, BOUNDS, &[]).unwrap();
         let group = |rows, positions, sequences| GroupShape {
             rows,
             positions,
@@ -402,7 +396,7 @@ mod tests {
             for (sequence, table) in input.sequences.iter_mut().zip(tables) {
                 sequence.block_table = table.to_vec();
             }
-            Batch::new(&input, BOUNDS).unwrap().spreads[0]
+            Batch::new(&input, BOUNDS, &[]).unwrap().spreads[0]
         };
         let found = |first, spacing| Some(Spread { first, spacing });
         assert_eq!(spread(&[&[5, 6]]), found(80, 0));
@@ -420,16 +414,15 @@ mod tests {
     #[test]
     fn a_step_that_asks_for_no_logits_has_no_outputs() {
         let input = input(&[(0, 16, 0)]);
-        assert_eq!(Batch::new(&input, BOUNDS).unwrap().shape.outputs, 0);
+        assert_eq!(Batch::new(&input, BOUNDS, &[]).unwrap().shape.outputs, 0);
     }
 
     #[test]
     fn a_window_hides_what_is_older() {
         let input = input(&[(4, 1, 1)]);
-        let batch = Batch::new(&input, BOUNDS).unwrap();
+        let batch = Batch::new(&input, BOUNDS, &[]).unwrap();
         let seen = |window| {
-            let mut mask = Vec::new();
-            batch.mask(0, window, &mut mask);
+            let mask = batch.mask(0, window);
             assert_eq!(mask.len(), 256);
             (0..256).filter(|i| mask[*i] == SEEN).collect::<Vec<_>>()
         };
@@ -448,7 +441,7 @@ mod tests {
                 .map(|(computed, rows, logits)| (computed, rows, logits.min(rows)))
                 .collect();
             let input = input(&sequences);
-            let batch = Batch::new(&input, BOUNDS).unwrap();
+            let batch = Batch::new(&input, BOUNDS, &[Some(3)]).unwrap();
             prop_assert_eq!(batch.sources.len(), batch.shape.num_rows());
             prop_assert_eq!(batch.slots.len(), batch.shape.num_rows());
             let mut sources: Vec<usize> = batch.sources.iter().flatten().copied().collect();
@@ -484,9 +477,7 @@ mod tests {
                         }
                     }
                 }
-                let mut mask = Vec::new();
-                batch.mask(group, Some(3), &mut mask);
-                for row in mask.chunks(shape.positions) {
+                for row in batch.masks[group][0].chunks(shape.positions) {
                     let seen = row.iter().filter(|value| **value == SEEN).count();
                     prop_assert!((1..=3).contains(&seen));
                 }
@@ -514,18 +505,14 @@ mod tests {
         }
         let ahead = || Ahead::of(&step, BOUNDS, &windows).unwrap();
         let found = ahead().layout_of(&next).unwrap();
-        let wanted = Batch::new(&next, BOUNDS).unwrap();
+        let wanted = Batch::new(&next, BOUNDS, &windows).unwrap();
         assert_eq!(found.shape, wanted.shape);
         assert_eq!(found.positions, wanted.positions);
         assert_eq!(
             (found.slots, found.outputs),
             (wanted.slots.clone(), wanted.outputs.clone())
         );
-        for (group, window) in [(0, None), (1, Some(4))] {
-            let mut mask = Vec::new();
-            wanted.mask(group, window, &mut mask);
-            assert_eq!(found.masks[&(group, window)], mask);
-        }
+        assert_eq!(found.masks, wanted.masks);
         // One that lost a sequence is another step.
         next.sequences.pop();
         assert!(ahead().layout_of(&next).is_none());
@@ -540,7 +527,7 @@ mod tests {
         let refuse = |change: fn(&mut StepInput)| {
             let mut input = input(&[(4, 1, 1)]);
             change(&mut input);
-            Batch::new(&input, BOUNDS).err().unwrap()
+            Batch::new(&input, BOUNDS, &[]).err().unwrap()
         };
         let message = refuse(|input| input.token_ids[0] = 100);
         assert_eq!(message, "token 100 is not in the vocabulary of 100");

@@ -243,7 +243,7 @@ impl GgmlRunner {
     /// # Errors
     /// The step cannot be run, or a device failed.
     pub fn gather_time(&mut self, input: &StepInput) -> Result<Duration, RunnerError> {
-        let batch = Batch::new(input, self.bounds).map_err(failure)?;
+        let batch = Batch::new(input, self.bounds, &self.windows).map_err(failure)?;
         let sections = self.sections.iter_mut();
         let times = sections.map(|section| section.gather_time(&batch));
         times.sum::<Result<_, _>>().map_err(failure)
@@ -306,7 +306,7 @@ impl ModelRunner for GgmlRunner {
                 self.times.num_laid_out_ahead += 1;
                 batch
             }
-            None => Batch::new(input, self.bounds).map_err(failure)?,
+            None => Batch::new(input, self.bounds, &self.windows).map_err(failure)?,
         };
         if batch.sources.is_empty() {
             return Ok(());

@@ -36,7 +36,6 @@ pub(super) struct Section {
     attention: AttentionPath,
     on_cpu: bool,
     num_steps: u64,
-    mask: Vec<u16>,
     pieces: Vec<i32>,
 }
 
@@ -90,7 +89,6 @@ impl Section {
             attention,
             on_cpu,
             num_steps: 0,
-            mask: Vec::new(),
             pieces: Vec::new(),
         };
         section.reserve(options)?;
@@ -223,7 +221,7 @@ impl Section {
     pub(super) fn write(&mut self, batch: &Batch) {
         let step = &self.graphs[&batch.shape].step;
         let (stage, graph) = (&self.stage, &step.graph);
-        let (mask, pieces) = (&mut self.mask, &mut self.pieces);
+        let pieces = &mut self.pieces;
         stage.write(graph, &step.positions, &batch.positions);
         stage.write(graph, &step.slots, &batch.slots);
         for (index, group) in step.groups.iter().enumerate() {
@@ -236,12 +234,7 @@ impl Section {
                     stage.slide(graph, window, spread.first, spread.spacing);
                 }
             }
-            for (window, tensor) in &group.masks {
-                let ready = batch.ready_mask(index, *window);
-                let mask = ready.unwrap_or_else(|| {
-                    batch.mask(index, *window, mask);
-                    mask
-                });
+            for ((_, tensor), mask) in group.masks.iter().zip(&batch.masks[index]) {
                 stage.write(graph, tensor, mask);
             }
         }

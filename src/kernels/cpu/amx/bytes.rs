@@ -52,8 +52,8 @@ impl Tiles {
                 asm!(
                     $($zero,)*
                     "2:",
-                    ask_ahead!("panel0"),
-                    ask_ahead!("panel1"),
+                    ask_ahead!("panel0", 2048),
+                    ask_ahead!("panel1", 2048),
                     $($step,)*
                     "add {rows0}, {row_step}",
                     "add {panel0}, {panel_step}",

@@ -143,16 +143,8 @@ impl Tiles {
                     $($zero,)*
                     "2:",
                     ".if {streamed}",
-                    $(ask_ahead!($ahead),)*
-                    "prefetcht1 [{ahead}]",
-                    "prefetcht1 [{ahead} + 64]",
-                    "prefetcht1 [{ahead} + 128]",
-                    "prefetcht1 [{ahead} + 192]",
-                    "prefetcht1 [{ahead} + 256]",
-                    "prefetcht1 [{ahead} + 320]",
-                    "prefetcht1 [{ahead} + 384]",
-                    "prefetcht1 [{ahead} + 448]",
-                    "add {ahead}, {ahead_step}",
+                    $(ask_ahead!($ahead, 2048),)*
+                    ask_for_next!(),
                     ".endif",
                     $($step,)*
                     $($advance,)*

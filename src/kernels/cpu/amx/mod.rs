@@ -3,8 +3,8 @@
 //!
 //! Its second operand is lines of a panel as they lie in memory (`line.rs`), its first is rows of
 //! words: so products use tiles without anything being packed anew. Here registers are configured
-//! and work is cut into tiles; `floats` multiplies bfloat16,
-//! `pieces` single precision in pieces of bfloat16, and `bytes` integers.
+//! and work is cut into tiles; `floats` multiplies bfloat16, `pieces` single precision in pieces of
+//! bfloat16, and `bytes` integers.
 //!
 //! The compiler has no stable intrinsics for these instructions, hence assembly. Configuring the
 //! registers takes as long as three steps of a product, so [`Tiles`] keeps a configuration for many
@@ -13,16 +13,25 @@
 //! *Source*: Intel SDM volume 1 chapter 18 and volume 2 (`LDTILECFG`, `TDPBF16PS`); Linux
 //! `Documentation/arch/x86/xstate.rst` for the permission.
 
-/// Asks for the sixteen lines that a panel's second next step takes: loads of tiles wait for memory
-/// with few rows and for the second-level cache with many, and the CPU's own prefetching hides
-/// neither.
+/// Asks for sixteen lines of a panel, from so many bytes on after what the present step takes: loads
+/// of tiles wait for memory with few rows and for the second-level cache with many, and the CPU's own
+/// prefetching hides neither.
 macro_rules! ask_ahead {
-    ($panel:literal) => {
-        ask_ahead!($panel; 2048 2112 2176 2240 2304 2368 2432 2496 2560 2624 2688 2752 2816 2880 2944
-            3008)
+    ($panel:literal, $from:literal) => {
+        ask_ahead!($panel, $from; 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
     };
-    ($panel:literal; $($offset:literal)*) => {
-        concat!($("prefetcht0 [{", $panel, "} + ", $offset, "]\n"),*)
+    ($panel:literal, $from:literal; $($offset:literal)*) => {
+        concat!($("prefetcht0 [{", $panel, "} + ", $from, " + ", $offset, "]\n"),*)
+    };
+}
+
+/// Asks for [`LINES_AHEAD`] lines of the panels that will be multiplied next, and goes on behind them.
+macro_rules! ask_for_next {
+    () => {
+        ask_for_next!(0 64 128 192 256 320 384 448)
+    };
+    ($($offset:literal)*) => {
+        concat!($("prefetcht1 [{ahead} + ", $offset, "]\n",)* "add {ahead}, {ahead_step}")
     };
 }
 
@@ -54,12 +63,21 @@ pub(super) const PANELS: usize = 4;
 /// do not stand in the way of its own loads, and all of them in a handful of passes.
 const LINES_AHEAD: usize = 8;
 
-/// The first line of the next `panels` panels, of `words` words each, that a pass over the present
-/// ones asks for; `None` where earlier passes have asked for all.
+/// Where a product of `panels` streamed panels, of `words` words each, asks for lines: in the `next`
+/// panels from where earlier passes over the present ones stopped, or in the `present` ones, which
+/// are there, once all was asked for.
 #[inline(always)]
-pub(super) fn first_ahead(pass: usize, panels: usize, words: usize) -> Option<usize> {
+pub(super) fn ahead(
+    pass: usize,
+    panels: usize,
+    words: usize,
+    [present, next]: [*const Line<u32>; 2],
+) -> *const Line<u32> {
     let first = pass * (words / LANES) * LINES_AHEAD;
-    (first < panels * words).then_some(first)
+    match first < panels * words {
+        true => next.wrapping_add(first),
+        false => present,
+    }
 }
 
 /// Work that is done tile by tile. Its method is to be `#[inline(always)]`: it is compiled with the
@@ -168,24 +186,13 @@ impl Amx {
             if rows.is_empty() {
                 continue;
             }
-            let mut tiles = self.configure(size, words);
-            let mut panel = panels.start;
-            while panel < panels.end {
-                let height = match panels.end - panel {
-                    PANELS.. if size <= TILE_ROWS => PANELS,
-                    2.. => 2,
-                    _ => 1,
-                };
-                for (pass, row) in rows.clone().step_by(size).enumerate() {
-                    let rows = row..row + size;
-                    match height {
-                        PANELS => work.tile::<PANELS>(&mut tiles, panel, rows, pass),
-                        2 => work.tile::<2>(&mut tiles, panel, rows, pass),
-                        _ => work.tile::<1>(&mut tiles, panel, rows, pass),
-                    }
-                }
-                panel += height;
-            }
+            cover(
+                &mut self.configure(size, words),
+                panels.clone(),
+                rows,
+                size,
+                work,
+            );
         }
     }
 
@@ -199,23 +206,7 @@ impl Amx {
         work: &mut impl TileWork,
     ) {
         let mut tiles = self.configure(TILE_ROWS, LANES);
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let height = match panels.end - panel {
-                PANELS.. => PANELS,
-                2.. => 2,
-                _ => 1,
-            };
-            for (pass, row) in rows.clone().step_by(TILE_ROWS).enumerate() {
-                let rows = row..rows.end.min(row + TILE_ROWS);
-                match height {
-                    PANELS => work.tile::<PANELS>(&mut tiles, panel, rows, pass),
-                    2 => work.tile::<2>(&mut tiles, panel, rows, pass),
-                    _ => work.tile::<1>(&mut tiles, panel, rows, pass),
-                }
-            }
-            panel += height;
-        }
+        cover(&mut tiles, panels, rows, TILE_ROWS, work);
     }
 
     /// Multiplies whole tiles of bfloat16, `steps` times in each of four sums: the probe of the
@@ -293,6 +284,34 @@ impl Amx {
             words,
             bound_to_thread: PhantomData,
         }
+    }
+}
+
+/// Covers some panels and rows with tiles of `size` rows, the last of what is left.
+#[inline(always)]
+fn cover(
+    tiles: &mut Tiles,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    size: usize,
+    work: &mut impl TileWork,
+) {
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let count = match panels.end - panel {
+            PANELS.. if size <= TILE_ROWS => PANELS,
+            2.. => 2,
+            _ => 1,
+        };
+        for (pass, row) in rows.clone().step_by(size).enumerate() {
+            let rows = row..rows.end.min(row + size);
+            match count {
+                PANELS => work.tile::<PANELS>(tiles, panel, rows, pass),
+                2 => work.tile::<2>(tiles, panel, rows, pass),
+                _ => work.tile::<1>(tiles, panel, rows, pass),
+            }
+        }
+        panel += count;
     }
 }
 

@@ -58,7 +58,7 @@ impl<O: Packed> Block<'_, O> {
         O::multiply(isa, self);
     }
 
-    pub(super) fn num_panels(&self) -> usize {
+    fn num_panels(&self) -> usize {
         (self.columns - self.first_column).div_ceil(LANES)
     }
 }
@@ -110,12 +110,73 @@ pub(super) fn run_bf16(isa: Isa, block: Block<'_, Bf16>) {
     isa.run(block);
 }
 
-/// A block in matrix tiles.
+/// A layout that is multiplied in matrix tiles.
 #[cfg(target_arch = "x86_64")]
-struct OnTiles<'a>(Block<'a, Bf16>, Amx);
+pub(super) trait Tiled: Packed<Word = u32> {
+    /// Rows that a tile of `count` reads: no fewer.
+    fn rows_read(count: usize) -> usize;
+
+    /// Covers a block with tiles.
+    fn for_each_tile(
+        amx: Amx,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        work: &mut impl amx::TileWork,
+    );
+
+    /// The products of `P` panels and the rows of a tile, of `words` words each. `rows` is where the
+    /// first one lies, and the words from one to the next; lines are asked for from `ahead` on.
+    ///
+    /// # Safety
+    /// The tiles are the latest, and [`Tiled::for_each_tile`] has chosen them and `P`. Each panel
+    /// pointer has `words` readable lines, each row that is read `words` readable words.
+    unsafe fn multiply_tile<const P: usize>(
+        tiles: &mut amx::Tiles,
+        panels: [*const Line<u32>; P],
+        rows: (*const u32, usize),
+        words: usize,
+        ahead: *const Line<u32>,
+        sums: &mut amx::Sums,
+    );
+}
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel for OnTiles<'_> {
+impl Tiled for Bf16 {
+    #[inline(always)]
+    fn rows_read(count: usize) -> usize {
+        count
+    }
+
+    #[inline(always)]
+    fn for_each_tile(
+        amx: Amx,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        work: &mut impl amx::TileWork,
+    ) {
+        amx.for_each_tile(panels, rows, LANES, work);
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_tile<const P: usize>(
+        tiles: &mut amx::Tiles,
+        panels: [*const Line<u32>; P],
+        rows: (*const u32, usize),
+        words: usize,
+        ahead: *const Line<u32>,
+        sums: &mut amx::Sums,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { tiles.multiply_streamed::<P>(panels, rows, words, ahead, sums) };
+    }
+}
+
+/// A block in matrix tiles.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct OnTiles<'a, O: Tiled>(pub(super) Block<'a, O>, pub(super) Amx);
+
+#[cfg(target_arch = "x86_64")]
+impl<O: Tiled> Kernel for OnTiles<'_, O> {
     type Output = ();
 
     #[inline(always)]
@@ -123,19 +184,19 @@ impl Kernel for OnTiles<'_> {
         let Self(block, amx) = self;
         let (panels, rows) = (0..block.num_panels(), 0..block.num_rows);
         let sums = amx::Sums::new();
-        amx.for_each_tile(panels, rows, LANES, &mut Products { block, simd, sums });
+        O::for_each_tile(amx, panels, rows, &mut Products { block, simd, sums });
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-struct Products<'a, S> {
-    block: Block<'a, Bf16>,
+struct Products<'a, S, O: Tiled> {
+    block: Block<'a, O>,
     simd: S,
     sums: amx::Sums,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<S: Simd> amx::TileWork for Products<'_, S> {
+impl<S: Simd, O: Tiled> amx::TileWork for Products<'_, S, O> {
     #[inline(always)]
     fn tile<const P: usize>(
         &mut self,
@@ -146,21 +207,23 @@ impl<S: Simd> amx::TileWork for Products<'_, S> {
     ) {
         let (block, simd) = (&self.block, self.simd);
         let (words, stride) = (block.words, block.row_stride);
-        let ahead = match amx::first_ahead(pass, P, words) {
-            Some(first) => (panel + P) * block.panel_stride + first,
-            None => panel * block.panel_stride,
+        let line = |panel: usize| {
+            block
+                .panels
+                .as_ptr()
+                .wrapping_add(panel * block.panel_stride)
         };
-        let ahead = block.panels.as_ptr().wrapping_add(ahead);
+        let ahead = amx::ahead(pass, P, words, [line(panel), line(panel + P)]);
         let panels = std::array::from_fn(|index| {
             block.panels[(panel + index) * block.panel_stride..][..words].as_ptr()
         });
         let rows = &block.rows[range.start * stride..];
-        assert!((range.len() - 1) * stride + words <= rows.len());
+        assert!((O::rows_read(range.len()) - 1) * stride + words <= rows.len());
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
         unsafe {
             let rows = (rows.as_ptr(), stride);
-            tiles.multiply_streamed::<P>(panels, rows, words, ahead, &mut self.sums);
+            O::multiply_tile::<P>(tiles, panels, rows, words, ahead, &mut self.sums);
         }
         for (index, row) in range.enumerate() {
             // SAFETY: `Block::run` gave this block its part of `out`.
@@ -175,7 +238,7 @@ impl<O: Packed> Block<'_, O> {
     /// # Safety
     /// Nobody else uses these columns of the row of `out`.
     #[inline(always)]
-    pub(super) unsafe fn finish<S: Simd, const P: usize>(
+    unsafe fn finish<S: Simd, const P: usize>(
         &self,
         simd: S,
         panel: usize,

@@ -2,7 +2,8 @@
 //! operand may lie transposed and is packed on the way.
 //!
 //! B is cut to panels of sixteen columns (`line.rs`) for a stretch of the sum, on all threads; then
-//! tasks take blocks of A's rows over those panels. Sums run in stretches in order, so results do not depend on the number of threads.
+//! tasks take blocks of A's rows over those panels. Sums run in stretches in order, so results do not
+//! depend on the number of threads.
 //!
 //! `pack` brings operands into words and panels, `block` multiplies what one task takes, `pieces`
 //! does so in single precision on a CPU that multiplies bfloat16 much faster.
@@ -42,7 +43,7 @@ const ROWS_PER_TASK: usize = 48;
 const LEAST_DEPTH_IN_PIECES: usize = 64;
 
 /// Pieces of a value in any layout.
-pub(crate) const MOST_PIECES: usize = 3;
+const MOST_PIECES: usize = 3;
 
 /// Panels that a task takes where there are too few rows to go round.
 const LEAST_PANELS_PER_TASK: usize = 8;

@@ -17,6 +17,7 @@ use super::super::amx::{self, Amx};
 use super::super::isa::Isa;
 use super::super::line::Line;
 use super::super::simd::{Kernel, LANES, Simd, bf16_bits, bf16_value};
+use super::block::{OnTiles, Tiled};
 use super::{Block, MOST_PIECES, Packed, scratch};
 
 /// f32 as three pieces of bfloat16, each in pairs of neighbours.
@@ -74,52 +75,34 @@ impl Packed for Pieces {
     }
 }
 
-/// A block in matrix tiles.
-struct OnTiles<'a>(Block<'a, Pieces>, Amx);
-
-impl Kernel for OnTiles<'_> {
-    type Output = ();
-
+/// Nothing is asked for ahead: with six products of a load, that changes nothing.
+impl Tiled for Pieces {
+    /// Those of a whole tile are there, if not all of the block.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self(block, amx) = self;
-        let (panels, rows) = (0..block.num_panels(), 0..block.num_rows);
-        let sums = amx::Sums::new();
-        amx.for_each_whole_tile(panels, rows, &mut Products { block, simd, sums });
+    fn rows_read(_count: usize) -> usize {
+        LANES
     }
-}
 
-struct Products<'a, S> {
-    block: Block<'a, Pieces>,
-    simd: S,
-    sums: amx::Sums,
-}
-
-impl<S: Simd> amx::TileWork for Products<'_, S> {
     #[inline(always)]
-    fn tile<const P: usize>(
-        &mut self,
-        tiles: &mut amx::Tiles,
-        panel: usize,
-        range: Range<usize>,
-        _pass: usize,
+    fn for_each_tile(
+        amx: Amx,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        work: &mut impl amx::TileWork,
     ) {
-        let (block, simd) = (&self.block, self.simd);
-        let (words, stride) = (block.words, block.row_stride);
-        let panels: [*const Line<u32>; P] = std::array::from_fn(|index| {
-            block.panels[(panel + index) * block.panel_stride..][..words].as_ptr()
-        });
-        // The rows of a whole tile are there, if not all of the block.
-        let rows = &block.rows[range.start * stride..][..LANES * stride];
-        assert!(words <= stride);
-        // SAFETY: the slices show `words` lines of each panel and words of sixteen rows; the tiles are
-        // the latest and whole.
-        unsafe {
-            tiles.multiply_pieces::<P>(panels, (rows.as_ptr(), stride), words, &mut self.sums)
-        };
-        for (index, row) in range.enumerate() {
-            // SAFETY: `Block::run` gave this block its part of `out`.
-            unsafe { block.finish::<_, P>(simd, panel, row, self.sums.row(simd, index)) };
-        }
+        amx.for_each_whole_tile(panels, rows, work);
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_tile<const P: usize>(
+        tiles: &mut amx::Tiles,
+        panels: [*const Line<u32>; P],
+        rows: (*const u32, usize),
+        words: usize,
+        _ahead: *const Line<u32>,
+        sums: &mut amx::Sums,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { tiles.multiply_pieces::<P>(panels, rows, words, sums) };
     }
 }
