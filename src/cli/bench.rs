@@ -46,13 +46,13 @@ pub(super) struct Args {
     /// Instruction set of the kernels [default: the best that the CPU has]
     #[arg(long)]
     kernels: Option<Isa>,
-    /// Sequences decoded together
+    /// Sequences decoded together, as in 1,8,64
     #[arg(long, alias = "batch-sizes", value_delimiter = ',', default_values_t = [1, 8, 32, 64])]
     batch_sizes: Vec<usize>,
-    /// Tokens that each sequence holds already while it is decoded
+    /// Tokens that each sequence holds already while it is decoded, as in 128,1024
     #[arg(long, value_delimiter = ',', default_values_t = [128, 1024])]
     contexts: Vec<usize>,
-    /// Prompt lengths to prefill
+    /// Prompt lengths to prefill, as in 512,2048
     #[arg(long, value_delimiter = ',', default_values_t = [512])]
     prompts: Vec<usize>,
     /// Print one JSON object instead of a table

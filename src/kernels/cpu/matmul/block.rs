@@ -110,73 +110,12 @@ pub(super) fn run_bf16(isa: Isa, block: Block<'_, Bf16>) {
     isa.run(block);
 }
 
-/// A layout that is multiplied in matrix tiles.
-#[cfg(target_arch = "x86_64")]
-pub(super) trait Tiled: Packed<Word = u32> {
-    /// Rows that a tile of `count` reads: no fewer.
-    fn rows_read(count: usize) -> usize;
-
-    /// Covers a block with tiles.
-    fn for_each_tile(
-        amx: Amx,
-        panels: Range<usize>,
-        rows: Range<usize>,
-        work: &mut impl amx::TileWork,
-    );
-
-    /// The products of `P` panels and the rows of a tile, of `words` words each. `rows` is where the
-    /// first one lies, and the words from one to the next; lines are asked for from `ahead` on.
-    ///
-    /// # Safety
-    /// The tiles are the latest, and [`Tiled::for_each_tile`] has chosen them and `P`. Each panel
-    /// pointer has `words` readable lines, each row that is read `words` readable words.
-    unsafe fn multiply_tile<const P: usize>(
-        tiles: &mut amx::Tiles,
-        panels: [*const Line<u32>; P],
-        rows: (*const u32, usize),
-        words: usize,
-        ahead: *const Line<u32>,
-        sums: &mut amx::Sums,
-    );
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Tiled for Bf16 {
-    #[inline(always)]
-    fn rows_read(count: usize) -> usize {
-        count
-    }
-
-    #[inline(always)]
-    fn for_each_tile(
-        amx: Amx,
-        panels: Range<usize>,
-        rows: Range<usize>,
-        work: &mut impl amx::TileWork,
-    ) {
-        amx.for_each_tile(panels, rows, LANES, work);
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_tile<const P: usize>(
-        tiles: &mut amx::Tiles,
-        panels: [*const Line<u32>; P],
-        rows: (*const u32, usize),
-        words: usize,
-        ahead: *const Line<u32>,
-        sums: &mut amx::Sums,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { tiles.multiply_streamed::<P>(panels, rows, words, ahead, sums) };
-    }
-}
-
 /// A block in matrix tiles.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct OnTiles<'a, O: Tiled>(pub(super) Block<'a, O>, pub(super) Amx);
+pub(super) struct OnTiles<'a, O: Packed>(pub(super) Block<'a, O>, pub(super) Amx);
 
 #[cfg(target_arch = "x86_64")]
-impl<O: Tiled> Kernel for OnTiles<'_, O> {
+impl<O: Packed<Word = u32>> Kernel for OnTiles<'_, O> {
     type Output = ();
 
     #[inline(always)]
@@ -184,19 +123,24 @@ impl<O: Tiled> Kernel for OnTiles<'_, O> {
         let Self(block, amx) = self;
         let (panels, rows) = (0..block.num_panels(), 0..block.num_rows);
         let sums = amx::Sums::new();
-        O::for_each_tile(amx, panels, rows, &mut Products { block, simd, sums });
+        let mut products = Products { block, simd, sums };
+        // Tiles of pieces are whole.
+        match O::PIECES {
+            1 => amx.for_each_tile(panels, rows, LANES, &mut products),
+            _ => amx.for_each_whole_tile(panels, rows, &mut products),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-struct Products<'a, S, O: Tiled> {
+struct Products<'a, S, O: Packed> {
     block: Block<'a, O>,
     simd: S,
     sums: amx::Sums,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<S: Simd, O: Tiled> amx::TileWork for Products<'_, S, O> {
+impl<S: Simd, O: Packed<Word = u32>> amx::TileWork for Products<'_, S, O> {
     #[inline(always)]
     fn tile<const P: usize>(
         &mut self,
@@ -207,23 +151,25 @@ impl<S: Simd, O: Tiled> amx::TileWork for Products<'_, S, O> {
     ) {
         let (block, simd) = (&self.block, self.simd);
         let (words, stride) = (block.words, block.row_stride);
-        let line = |panel: usize| {
-            block
-                .panels
-                .as_ptr()
-                .wrapping_add(panel * block.panel_stride)
-        };
-        let ahead = amx::ahead(pass, P, words, [line(panel), line(panel + P)]);
         let panels = std::array::from_fn(|index| {
             block.panels[(panel + index) * block.panel_stride..][..words].as_ptr()
         });
         let rows = &block.rows[range.start * stride..];
-        assert!((O::rows_read(range.len()) - 1) * stride + words <= rows.len());
+        let rows_read = if O::PIECES == 1 { range.len() } else { LANES };
+        assert!((rows_read - 1) * stride + words <= rows.len());
+        let rows = (rows.as_ptr(), stride);
         // SAFETY: the slices and the assertion show `words` lines of each panel and words of each
         // row; the tiles are the latest and come with shapes that there are.
         unsafe {
-            let rows = (rows.as_ptr(), stride);
-            O::multiply_tile::<P>(tiles, panels, rows, words, ahead, &mut self.sums);
+            if O::PIECES == 1 {
+                let lines = block.panels.as_ptr();
+                let line = |panel: usize| lines.wrapping_add(panel * block.panel_stride);
+                let ahead = amx::ahead(pass, P, words, [line(panel), line(panel + P)]);
+                tiles.multiply_streamed::<P>(panels, rows, words, ahead, &mut self.sums);
+            } else {
+                // To ask for panels ahead changes nothing, with six products of a load.
+                tiles.multiply_pieces::<P>(panels, rows, words, &mut self.sums);
+            }
         }
         for (index, row) in range.enumerate() {
             // SAFETY: `Block::run` gave this block its part of `out`.

@@ -10,14 +10,12 @@
 //! For Higher-Precision Computations.
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::thread::LocalKey;
 
-use super::super::amx::{self, Amx};
 use super::super::isa::Isa;
 use super::super::line::Line;
 use super::super::simd::{Kernel, LANES, Simd, bf16_bits, bf16_value};
-use super::block::{OnTiles, Tiled};
+use super::block::OnTiles;
 use super::{Block, MOST_PIECES, Packed, scratch};
 
 /// f32 as three pieces of bfloat16, each in pairs of neighbours.
@@ -72,37 +70,5 @@ impl Packed for Pieces {
 
     fn as_words(_values: &[f32]) -> Option<&[u32]> {
         None
-    }
-}
-
-/// Nothing is asked for ahead: with six products of a load, that changes nothing.
-impl Tiled for Pieces {
-    /// Those of a whole tile are there, if not all of the block.
-    #[inline(always)]
-    fn rows_read(_count: usize) -> usize {
-        LANES
-    }
-
-    #[inline(always)]
-    fn for_each_tile(
-        amx: Amx,
-        panels: Range<usize>,
-        rows: Range<usize>,
-        work: &mut impl amx::TileWork,
-    ) {
-        amx.for_each_whole_tile(panels, rows, work);
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_tile<const P: usize>(
-        tiles: &mut amx::Tiles,
-        panels: [*const Line<u32>; P],
-        rows: (*const u32, usize),
-        words: usize,
-        _ahead: *const Line<u32>,
-        sums: &mut amx::Sums,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { tiles.multiply_pieces::<P>(panels, rows, words, sums) };
     }
 }
